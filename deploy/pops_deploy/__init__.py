@@ -1,0 +1,1 @@
+"""Run and measure exported policies on a computer, a Raspberry Pi or a microcontroller."""

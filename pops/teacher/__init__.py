@@ -1,0 +1,1 @@
+"""Loading trained agents safely."""
