@@ -151,7 +151,7 @@ def load_policy(path: Path | str) -> tuple[NumpyPolicy, dict[str, Any]]:
             raise ArtifactError(f"{path} is larger than {MAX_POLICY_BYTES >> 20} MiB; refused.")
         with safe_open(path, framework="np") as file:
             metadata = (file.metadata() or {}).get("pops")
-            tensors: dict[str, FloatArray] = {name: file.get_tensor(name) for name in file.keys()}
+            tensors: dict[str, FloatArray] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise ArtifactError(f"Cannot read {path}: {error}.") from error
     except SafetensorError as error:

@@ -93,6 +93,9 @@ class EnvSpec:
     frame_stack: int = 0
     """Frames stacked on the last axis, zero-filled at reset as VecFrameStack does; 0 for none."""
 
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
 
 @dataclass(frozen=True)
 class PolicySpec:

@@ -1,0 +1,200 @@
+"""Configurations, one for each stage. The docstring under a field is its help text.
+
+Nothing here imports torch: the command line needs these to print its help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+Preset = Literal["default", "paper"]
+Effort = Literal["quick", "standard", "thorough"]
+
+EFFORT_SCALE: dict[str, float] = {"quick": 0.4, "standard": 1.0, "thorough": 3.0}
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Policy distillation: the student learns the teacher's labels on visited states."""
+
+    rounds: int = 6
+    """Rounds of collecting states and fitting them."""
+    states: int = 3200
+    """States collected in each round."""
+    updates: int = 600
+    """Gradient updates after each round."""
+    batch_size: int = 256
+    """States in one update."""
+    learning_rate: float = 3e-3
+    """Adam's learning rate at the start; it decays to zero along a cosine."""
+    temperature: Optional[float] = None
+    """Softmax temperature of the teacher; unset calibrates it (see `calibrate_temperature`)."""
+    student_states: bool = True
+    """Collect states that the student visits too (DAgger), not the teacher's alone."""
+    mixture_decay: float = 0.5
+    """Share of teacher's actions while collecting: this to the power of the round."""
+    standardise: bool = True
+    """Train on standardised inputs; the scaling is folded into the first layer."""
+    race_warm_start: bool = True
+    """Race weights inherited from the pruned network against fresh ones; keep the better."""
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """Iterative policy pruning (IPP): gradual magnitude pruning guarded by return."""
+
+    updates: int = 2400
+    """Gradient updates of one pruning stage."""
+    frequency: int = 20
+    """Updates between two steps of the cubic sparsity schedule."""
+    target_sparsity: float = 0.99
+    """Sparsity at the schedule's end."""
+    ranking: Literal["lamp", "layer"] = "lamp"
+    """What ranks weights: LAMP over the whole network (Lee et al. 2021), or magnitude by layer."""
+    guard_every: int = 200
+    """Updates between two evaluations of the return."""
+    guard_episodes: int = 16
+    """Episodes of one such evaluation."""
+    patience: int = 4
+    """Evaluations in a row under the bound after which pruning ends."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate."""
+    states: int = 1600
+    """States collected at each evaluation of the return."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Below convergence: fewer units, fewer layers, fewer inputs."""
+
+    enabled: bool = True
+    """Search below the size at which pruning and shrinking converged."""
+    candidates: int = 10
+    """Architectures that start."""
+    rungs: int = 3
+    """Rungs of synchronous halving; the budget doubles from one to the next."""
+    rounds: int = 3
+    """Rounds of distillation on the first rung."""
+    episodes: int = 24
+    """Screening episodes on the first rung."""
+    fewer_layers: bool = True
+    """Try fewer hidden layers, down to a linear policy."""
+    fewer_inputs: bool = True
+    """Try to do without some inputs."""
+
+
+@dataclass(frozen=True)
+class PolishConfig:
+    """Improve a tiny student by its return, with CMA-ES (Hansen 2016)."""
+
+    enabled: bool = True
+    """Polish candidates by return on screening seeds."""
+    max_params: int = 400
+    """Larger students are not polished."""
+    generations: int = 24
+    """Generations of CMA-ES for one candidate."""
+    episodes: int = 16
+    """Screening episodes for one member of the population."""
+    attempts: int = 3
+    """Candidates that may be polished."""
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """The gate, and the seeds it plays."""
+
+    max_drop: float = 0.05
+    """Largest share of (teacher - random) that the mean return may lose."""
+    episodes: int = 100
+    """Paired episodes of one look, on seeds that nothing has seen."""
+    alpha: float = 0.05
+    """Error level of the first look; each further look has half of the last one's."""
+    looks: int = 4
+    """Looks at most; every one is recorded."""
+
+
+@dataclass(frozen=True)
+class CompressConfig:
+    """Policy Pruning and Shrinking from a teacher to the smallest student that passes the gate."""
+
+    preset: Preset = "default"
+    """`paper` is the method as published; `default` goes further."""
+    effort: Effort = "standard"
+    """How much training and search: quick, standard or thorough."""
+    budget_scale: float = 1.0
+    """Multiplies every budget of updates and states."""
+    seed: int = 0
+    """Everything random derives from it."""
+    max_params: Optional[int] = None
+    """Stop the search once a student this small passes screening."""
+    stochastic: bool = False
+    """The teacher samples its actions, for policies that play better so than by argmax."""
+    iterations: int = 8
+    """Iterations of pruning and shrinking at most."""
+    convergence: float = 0.05
+    """Converged when an iteration changes the number of parameters by less than this share."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    polish: PolishConfig = field(default_factory=PolishConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def resolved(self) -> CompressConfig:
+        """The configuration with preset, effort and budget scale worked in."""
+        config = paper_preset(self) if self.preset == "paper" else self
+        return _scaled(config, EFFORT_SCALE[self.effort] * self.budget_scale)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return dataclasses.asdict(self)
+
+
+def paper_preset(config: CompressConfig) -> CompressConfig:
+    """Livne and Cohen 2020 as published; see docs/method.md for each setting's source."""
+    return dataclasses.replace(
+        config,
+        distill=dataclasses.replace(
+            config.distill,
+            rounds=10,
+            states=10_000,
+            updates=1000,
+            batch_size=128,
+            learning_rate=1e-3,
+            temperature=0.01 if config.distill.temperature is None else config.distill.temperature,
+            student_states=False,
+            standardise=False,
+            race_warm_start=False,
+        ),
+        prune=dataclasses.replace(
+            config.prune,
+            updates=6000,
+            frequency=10,
+            ranking="layer",
+            states=5000,
+            learning_rate=1e-4,
+        ),
+        search=dataclasses.replace(config.search, enabled=False),
+        polish=dataclasses.replace(config.polish, enabled=False),
+    )
+
+
+def _scaled(config: CompressConfig, scale: float) -> CompressConfig:
+    def times(n: int, least: int = 1) -> int:
+        return max(least, round(n * scale))
+
+    return dataclasses.replace(
+        config,
+        distill=dataclasses.replace(
+            config.distill,
+            updates=times(config.distill.updates, 20),
+            states=times(config.distill.states, 64),
+        ),
+        prune=dataclasses.replace(
+            config.prune,
+            updates=times(config.prune.updates, 50),
+            states=times(config.prune.states, 64),
+        ),
+        polish=dataclasses.replace(config.polish, generations=times(config.polish.generations, 2)),
+    )

@@ -1,0 +1,110 @@
+"""The gate: is the student provably no worse than its teacher?
+
+A paired non-inferiority test. Teacher and student play the same episode seeds;
+the one-sided 95 % percentile bootstrap bound of mean(student - teacher) must
+not lie below -margin (Efron and Tibshirani, An Introduction to the Bootstrap,
+chapter 13).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pops.errors import PopsError
+from pops.evaluate import EvalResult
+
+RESAMPLES = 10_000
+BOOTSTRAP_SEED = 20_200_101
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found, in the environment's units of return."""
+
+    passed: bool
+    mean_drop: float
+    """mean(teacher - student); negative where the student is better."""
+    lower_bound: float
+    """One-sided lower confidence bound of mean(student - teacher)."""
+    margin: float
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return asdict(self)
+
+
+def margin(teacher: EvalResult, random: EvalResult, max_drop: float = 0.05) -> float:
+    """How much worse is still "no worse": min(max_drop·(T - R), half the teacher's deviation).
+
+    A teacher without variance thereby asks for its own return, exactly.
+    """
+    return max(0.0, min(max_drop * (teacher.mean - random.mean), 0.5 * teacher.std))
+
+
+def check_teacher(teacher: EvalResult, random: EvalResult) -> None:
+    """Refuse a teacher that is not clearly better than random actions.
+
+    Raises:
+        PopsError: if T - R is under three standard errors of the difference.
+    """
+    error = np.hypot(
+        teacher.std / np.sqrt(len(teacher.seeds)), random.std / np.sqrt(len(random.seeds))
+    )
+    difference = teacher.mean - random.mean
+    if difference <= 0 or difference < 3 * error:
+        raise PopsError(
+            f"The teacher's mean return is {teacher.mean:.2f} and a random policy's is "
+            f"{random.mean:.2f} (three standard errors: {3 * error:.2f}); expected a teacher that "
+            "is clearly better than random. Check --env, --env-kwargs and --vecnormalize, or "
+            "train the teacher further. A policy that needs to sample its actions may do better "
+            "with --stochastic."
+        )
+
+
+def lower_bound(differences: np.ndarray[Any, Any], alpha: float) -> float:
+    """One-sided percentile bootstrap bound of the mean at level `alpha`.
+
+    Differences that are all equal have no bootstrap distribution (BCa gives
+    NaN there): the bound is their mean.
+    """
+    if np.ptp(differences) == 0:
+        return float(differences[0])
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        (differences,),
+        np.mean,
+        confidence_level=1 - alpha,
+        alternative="greater",
+        method="percentile",
+        n_resamples=RESAMPLES,
+        batch=1000,
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    ).confidence_interval
+    return float(interval.low)
+
+
+def judge(student: EvalResult, teacher: EvalResult, margin: float, alpha: float = 0.05) -> Verdict:
+    """Judge a student against its teacher on the same episode seeds.
+
+    Raises:
+        PopsError: if the two were not evaluated on the same seeds.
+    """
+    if student.seeds != teacher.seeds:
+        raise PopsError("The gate compares episodes pair by pair; the seeds differ.")
+    differences = student.returns - teacher.returns
+    bound = lower_bound(differences, alpha)
+    drop = float(np.mean(-differences))
+    passed = bool(bound >= -margin)
+    episodes = len(student.seeds)
+    relation = "at least" if passed else "below"
+    reason = (
+        f"On {episodes} paired episodes the student returned {student.mean:.2f}, the teacher "
+        f"{teacher.mean:.2f}; with {1 - alpha:.2%} confidence the difference is no lower than "
+        f"{bound:+.2f}, {relation} the {-margin:+.2f} that is allowed."
+    )
+    return Verdict(passed, drop, bound, margin, reason)

@@ -1,0 +1,82 @@
+"""Processes that work side by side; what they return does not depend on how many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Callable, TypeVar
+
+from pops.errors import PopsError
+
+T = TypeVar("T")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def limit_threads() -> None:
+    """One thread for each worker: more would fight for cores and change the order of sums."""
+    import sys
+
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+class Workers:
+    """An ordered parallel map over processes; with one worker, in this process.
+
+    Tasks are shipped with cloudpickle, so that environment factories may be
+    lambdas or defined in a script.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise PopsError(f"Found {count} workers, expected at least one.")
+        self.count = count
+        self._executor: Any = None
+
+    def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """`[function(*task) for task in tasks]`, in order.
+
+        Raises:
+            PopsError: what a task raised, or that a worker died (its memory, most likely).
+        """
+        if self.count == 1 or len(tasks) == 1:
+            limit_threads()
+            return [function(*task) for task in tasks]
+        from loky.process_executor import TerminatedWorkerError
+
+        if self._executor is None:
+            from loky import ProcessPoolExecutor
+
+            self._executor = ProcessPoolExecutor(self.count, initializer=limit_threads)
+        futures = [self._executor.submit(function, *task) for task in tasks]
+        try:
+            return [future.result() for future in futures]
+        except TerminatedWorkerError as error:
+            raise PopsError(
+                "A worker process died, most likely because memory ran out. "
+                "Use fewer --workers; --resume goes on from the last finished stage."
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """Stop the processes."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, kill_workers=True)
+            self._executor = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
