@@ -1,0 +1,161 @@
+"""The loop that measures calls one by one. Standard library only, so that it runs on any device.
+
+Candidates take turns, window by window, so that a machine that turns noisy
+disturbs all of them alike. The clock is read next to the call and nowhere
+else; choosing the input and storing the result lie outside of what is timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+Call = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class TimingConfig:
+    """How long to measure."""
+
+    windows: int = 5
+    """Windows for each candidate; at least five, so that an interval between them means something."""
+    window_seconds: float = 0.2
+    """Wall-clock seconds that one window of one candidate aims at."""
+    warmup_seconds: float = 0.1
+    """Seconds of calls for each candidate before anything counts."""
+    max_calls: int = 20_000
+    """Most calls in one window, so that a fast policy does not fill the memory of a small board."""
+    min_calls: int = 20
+    """Fewest calls in one window, however slow the policy is."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One thing to measure: `call(inputs[i % len(inputs)])`, one observation at a time."""
+
+    name: str
+    call: Call
+    inputs: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """What one candidate's windows say, in nanoseconds per call."""
+
+    calls: int
+    median: float
+    p99: float
+    max: int
+    window_medians: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; `interval` spans the smallest and the largest median of a window."""
+        return {
+            "calls": self.calls,
+            "median": self.median,
+            "p99": self.p99,
+            "max": self.max,
+            "window_medians": list(self.window_medians),
+            "interval": [min(self.window_medians), max(self.window_medians)],
+        }
+
+
+def time_window(call: Call, inputs: Sequence[Any], count: int) -> array[int]:
+    """Call `count` times, going round the inputs; nanoseconds of each call, (count,) int64."""
+    clock = time.perf_counter_ns
+    durations = array("q", bytes(8 * count))
+    size = len(inputs)
+    for index in range(count):
+        value = inputs[index % size]
+        start = clock()
+        call(value)
+        durations[index] = clock() - start
+    return durations
+
+
+def calls_per_window(candidate: Candidate, config: TimingConfig) -> int:
+    """Warm the candidate up and return how many calls fill one window."""
+    clock = time.perf_counter_ns
+    calls = 0
+    index = 0
+    start = clock()
+    end = start + int(config.warmup_seconds * 1e9)
+    now = start
+    while now < end or calls < 3:
+        candidate.call(candidate.inputs[index])
+        index = (index + 1) % len(candidate.inputs)
+        calls += 1
+        now = clock()
+    per_call = max((now - start) / calls, 1.0)
+    wanted = int(config.window_seconds * 1e9 / per_call)
+    return max(config.min_calls, min(wanted, config.max_calls))
+
+
+def interleaved(
+    candidates: Sequence[Candidate], config: TimingConfig
+) -> Iterator[list[list[array[int]]]]:
+    """Measure all candidates in turns; yield after every round what there is so far.
+
+    Yields:
+        For each candidate, the windows measured so far: `[candidate][window]` holds
+        (calls,) int64 nanoseconds. The last yield is the whole measurement; a caller
+        that is interrupted keeps the one before.
+    """
+    counts = [calls_per_window(candidate, config) for candidate in candidates]
+    measured: list[list[array[int]]] = [[] for _ in candidates]
+    for _ in range(config.windows):
+        for candidate, count, windows in zip(candidates, counts, measured):
+            was_enabled = gc.isenabled()
+            gc.collect()
+            gc.disable()
+            try:
+                windows.append(time_window(candidate.call, candidate.inputs, count))
+            finally:
+                if was_enabled:
+                    gc.enable()
+        yield measured
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value with at least `share` of the sorted values at or below it."""
+    return float(ordered[max(0, math.ceil(share * len(ordered)) - 1)])
+
+
+def median(ordered: Sequence[float]) -> float:
+    """The median of sorted values."""
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return float(ordered[middle])
+    return (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def summarise(windows: Sequence[Sequence[int]]) -> LatencySummary:
+    """Median, p99 and maximum over all calls, and the median of each window."""
+    ordered = sorted(value for window in windows for value in window)
+    return LatencySummary(
+        calls=len(ordered),
+        median=median(ordered),
+        p99=quantile(ordered, 0.99),
+        max=int(ordered[-1]),
+        window_medians=tuple(median(sorted(window)) for window in windows),
+    )
+
+
+def _nothing(value: Any) -> None:
+    """The call that costs only what the harness itself adds."""
+
+
+def harness_overhead(calls: int = 5_000) -> float:
+    """Median nanoseconds that the harness reports for a call that does nothing.
+
+    It is measured by the same loop, so it holds everything that stands between
+    the two readings of the clock: one of the readings and one Python call. It
+    is reported beside the results and never subtracted from them.
+    """
+    windows = [time_window(_nothing, (None,), calls) for _ in range(3)]
+    return summarise(windows).median
