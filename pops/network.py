@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Union, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from pops.arch import NetArch
 from pops.errors import PopsError
 from pops.policy import Parameters
 from pops.spec import Array, FloatArray
+
+Weighted = Union[nn.Linear, nn.Conv2d]
 
 _ACTIVATIONS = {
     "relu": torch.relu,
@@ -56,6 +59,11 @@ class Scaling:
         return Scaling(self.mean[list(inputs)], self.std[list(inputs)])
 
 
+def biases(layer: Weighted) -> torch.Tensor:
+    """A layer's biases; every layer here has them."""
+    return cast("torch.Tensor", layer.bias)
+
+
 class PolicyNetwork(nn.Module):
     """Convolutions and dense layers of a NetArch; inputs (N, *input_shape)."""
 
@@ -82,22 +90,26 @@ class PolicyNetwork(nn.Module):
                 x = _ACTIVATIONS[shape.activation](x)
         return x
 
+    def weighted(self) -> list[Weighted]:
+        """The layers, typed."""
+        return [cast("Weighted", layer) for layer in self.layers]
+
     def weights(self) -> list[torch.Tensor]:
         """The weight of each layer, biases left out."""
-        return [layer.weight for layer in self.layers]  # type: ignore[misc]
+        return [layer.weight for layer in self.weighted()]
 
 
 def initialise(network: PolicyNetwork, seed: int) -> PolicyNetwork:
     """Fresh weights, He-uniform (He et al. 2015), from `seed` alone; the output layer small."""
     generator = torch.Generator().manual_seed(seed)
-    layers = list(network.layers)
+    layers = network.weighted()
     for layer in layers:
         fan_in = math.prod(layer.weight.shape[1:])
         gain = 0.1 if layer is layers[-1] and len(layers) > 1 else 1.0
         bound = gain * math.sqrt(3.0 / fan_in)
         with torch.no_grad():
             layer.weight.uniform_(-bound, bound, generator=generator)
-            layer.bias.uniform_(-bound / 3, bound / 3, generator=generator)
+            biases(layer).uniform_(-bound / 3, bound / 3, generator=generator)
     return network
 
 
@@ -111,9 +123,9 @@ def to_torch(arch: NetArch, parameters: Parameters, scaling: Scaling) -> PolicyN
             if index == 0 and not arch.convs:
                 wide_bias = wide_bias + wide_weight @ scaling.mean
                 wide_weight = wide_weight * scaling.std
-            layer = network.layers[index]
-            layer.weight.copy_(torch.from_numpy(wide_weight.astype(np.float32)))  # type: ignore[operator,union-attr]
-            layer.bias.copy_(torch.from_numpy(wide_bias.astype(np.float32)))  # type: ignore[operator,union-attr]
+            layer = network.weighted()[index]
+            layer.weight.copy_(torch.from_numpy(wide_weight.astype(np.float32)))
+            biases(layer).copy_(torch.from_numpy(wide_bias.astype(np.float32)))
     return network
 
 
@@ -125,9 +137,9 @@ def to_numpy(network: PolicyNetwork, scaling: Scaling) -> list[tuple[FloatArray,
     """
     scaling = scaling.select(network.arch.inputs)
     result = []
-    for index, layer in enumerate(network.layers):
-        weight = layer.weight.detach().cpu().numpy().astype(np.float64)  # type: ignore[operator,union-attr]
-        bias = layer.bias.detach().cpu().numpy().astype(np.float64)  # type: ignore[operator,union-attr]
+    for index, layer in enumerate(network.weighted()):
+        weight = layer.weight.detach().cpu().numpy().astype(np.float64)
+        bias = biases(layer).detach().cpu().numpy().astype(np.float64)
         if index == 0 and not network.arch.convs:
             weight = weight / scaling.std
             bias = bias - weight @ scaling.mean

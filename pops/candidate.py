@@ -1,0 +1,154 @@
+"""One candidate student: where it starts, how it is taught, what it returned."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pops.arch import NetArch
+from pops.distill import Lesson, distill, student_network, with_rounds
+from pops.evaluate import EvalResult, play
+from pops.network import PolicyNetwork, initialise
+from pops.policy import NumpyPolicy, Parameters
+from pops.rollout import ReplayBuffer
+from pops.seeds import derive
+from pops.spec import Array, FloatArray
+from pops.workers import Workers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student somewhere on its way."""
+
+    name: str
+    arch: NetArch
+    parameters: Parameters | None = None
+    """None before it has been taught: fresh weights."""
+    result: EvalResult | None = None
+    """Its latest screening episodes."""
+    loss: float = float("nan")
+    rounds: int = 0
+    """Rounds of distillation it has had."""
+    own_inputs: Array | None = None
+    own_labels: FloatArray | None = None
+    """States that it visited itself, with labels, as a replay buffer keeps them."""
+
+    @property
+    def mean(self) -> float:
+        """Mean screening return; minus infinity before the first."""
+        return self.result.mean if self.result is not None else float("-inf")
+
+    def policy(self, lesson: Lesson) -> NumpyPolicy:
+        """The candidate as a policy."""
+        assert self.parameters is not None
+        return NumpyPolicy(lesson.spec, self.arch, self.parameters)
+
+
+def teach(
+    candidate: Candidate,
+    inputs: Array,
+    labels: FloatArray,
+    lesson: Lesson,
+    rounds: int,
+    seeds: tuple[int, ...],
+    key: tuple[int, ...],
+) -> Candidate:
+    """Distil a candidate for some rounds in this process, then play its screening episodes.
+
+    Args:
+        candidate: fresh, or with the parameters to go on from.
+        inputs: the shared states, as a replay buffer keeps them.
+        labels: (N, n_outputs), the teacher's outputs for them.
+        lesson: what is taught.
+        rounds: of distillation.
+        seeds: screening episodes.
+        key: (stage, iteration, candidate), from which its seeds are derived.
+    """
+    if candidate.parameters is None:
+        network = initialise(PolicyNetwork(candidate.arch), derive(lesson.seed, "init", *key))
+    else:
+        network = student_network(lesson.spec, candidate.arch, candidate.parameters, lesson.scaling)
+    buffer = ReplayBuffer(lesson.spec)
+    buffer.extend(inputs, labels)
+    if candidate.own_inputs is not None and candidate.own_labels is not None:
+        buffer.extend(candidate.own_inputs, candidate.own_labels)
+    taught = distill(
+        network,
+        buffer,
+        with_rounds(lesson, rounds),
+        Workers(1),
+        key,
+        first_round=candidate.rounds,
+    )
+    everything, all_labels = buffer.arrays()
+    policy = NumpyPolicy(lesson.spec, candidate.arch, taught.parameters)
+    return dataclasses.replace(
+        candidate,
+        parameters=taught.parameters,
+        loss=taught.loss,
+        rounds=candidate.rounds + rounds,
+        result=play(policy, lesson.env, seeds),
+        own_inputs=everything[len(labels) :],
+        own_labels=all_labels[len(labels) :],
+    )
+
+
+def inherit(arch: NetArch, parent: NetArch, parameters: Parameters) -> Parameters:
+    """Weights for a smaller network from a larger one of the same depth.
+
+    In every hidden layer the units stay whose incoming and outgoing weights
+    are strongest (the product of their norms).
+
+    Args:
+        arch: no layer larger than in `parent`, the same number of layers.
+        parent: the larger network.
+        parameters: its weights.
+    """
+    result = [(w.copy(), b.copy()) for w, b in parameters]
+    sizes = [layer.weight[0] for layer in arch.layers()[:-1]]
+    for index, size in enumerate(sizes):
+        weight, bias = result[index]
+        following, next_bias = result[index + 1]
+        positions = following.shape[1] // weight.shape[0] if following.ndim == 2 else 1
+        grouped = following.reshape(following.shape[0], weight.shape[0], -1)
+        incoming = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(1))
+        outgoing = np.sqrt((grouped**2).sum((0, 2)))
+        order = np.argsort(-incoming * outgoing, kind="stable")[:size]
+        kept = np.sort(order)
+        result[index] = (weight[kept], bias[kept])
+        narrowed = grouped[:, kept]
+        if following.ndim == 2:
+            narrowed = narrowed.reshape(following.shape[0], size * positions)
+        else:
+            narrowed = narrowed.reshape(following.shape[0], size, *following.shape[2:])
+        result[index + 1] = (narrowed, next_bias)
+    return result
+
+
+def can_inherit(arch: NetArch, parent: NetArch) -> bool:
+    """Whether `inherit` fits: the same layers, none larger."""
+    mine, theirs = arch.layers(), parent.layers()
+    return (
+        len(mine) == len(theirs)
+        and arch.inputs == parent.inputs
+        and all(a.weight[0] <= b.weight[0] for a, b in zip(mine, theirs))
+    )
+
+
+def describe(candidate: Candidate) -> dict[str, Any]:
+    """JSON-ready facts of a candidate that has been taught."""
+    result = candidate.result
+    assert result is not None
+    return {
+        "name": candidate.name,
+        "net_arch": candidate.arch.to_json(),
+        "num_parameters": candidate.arch.num_parameters,
+        "num_weights": candidate.arch.num_weights,
+        "mean": result.mean,
+        "std": result.std,
+        "episodes": len(result.seeds),
+        "seed": result.seeds[0],
+    }
