@@ -1,0 +1,69 @@
+#include "control.h"
+
+#include <stddef.h>
+
+#include "port.h"
+
+#define PERIOD (PORT_HZ / 1000000u * CONTROL_PERIOD_US)
+
+static uint8_t scratch[POLICY_SCRATCH_BYTES + 1]
+    __attribute__((aligned(POLICY_SCRATCH_ALIGN))); /* + 1: a linear policy may need none */
+
+void control_init(controller *control)
+{
+    *control = (controller){0};
+    control->timeout = PERIOD * 5u;
+    port_actuate(false, NULL);
+}
+
+bool control_self_test(void)
+{
+    return policy_self_test(scratch) == POLICY_OK;
+}
+
+policy_status control_step(controller *control, const control_observation *observation,
+                           uint32_t due)
+{
+    const uint32_t begin = port_now();
+    const policy_status status = policy_act(observation, control->action, scratch);
+    const uint32_t end = port_now();
+
+    control->inference = end - begin;
+    if (control->inference > control->longest) {
+        control->longest = control->inference;
+    }
+    if (end - due > PERIOD) {
+        control->missed++;
+    }
+    control->steps++;
+    if (status <= POLICY_OUT_OF_RANGE) {
+        control->last_good = begin;
+        if (control->enabled) {
+            port_actuate(true, control->action);
+        }
+    }
+    return status;
+}
+
+policy_status control_outputs(const control_observation *observation, float *outputs)
+{
+    return policy_infer(observation, outputs, scratch);
+}
+
+void control_enable(controller *control, bool enabled, uint32_t now)
+{
+    control->enabled = enabled;
+    control->last_good = now;
+    if (!enabled) {
+        port_actuate(false, NULL);
+    }
+}
+
+bool control_check_timeout(controller *control, uint32_t now)
+{
+    if (!control->enabled || now - control->last_good < control->timeout) {
+        return false;
+    }
+    control_enable(control, false, now);
+    return true;
+}

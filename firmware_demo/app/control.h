@@ -1,0 +1,60 @@
+/* The control step: observation in, action out, with its timings and the actuator's enable. */
+#ifndef CONTROL_H
+#define CONTROL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "policy.h"
+
+#ifndef CONTROL_PERIOD_US
+#define CONTROL_PERIOD_US 20000u /* CartPole's 50 Hz */
+#endif
+
+/* The types that policy_act() takes, as set by the build from the policy's spec. */
+#ifdef POPS_CONTINUOUS
+typedef float control_action;
+#else
+typedef int32_t control_action;
+#endif
+#ifdef POPS_OBSERVATION_U8
+typedef uint8_t control_observation;
+#else
+typedef float control_observation;
+#endif
+
+#define CONTROL_OBSERVATION_BYTES (POLICY_OBSERVATION_SIZE * sizeof(control_observation))
+#define CONTROL_ACTION_BYTES (POLICY_ACTION_SIZE * sizeof(control_action))
+
+typedef struct {
+    control_action action[POLICY_ACTION_SIZE]; /* of the last step */
+    uint32_t steps;
+    uint32_t missed;    /* steps that did not end within their period */
+    uint32_t inference; /* ticks of port_now() that the last policy_act() took */
+    uint32_t longest;   /* the most it has taken since reset */
+    uint32_t last_good; /* when the last usable observation came */
+    uint32_t timeout;   /* ticks without one after which the actuator is disabled */
+    bool enabled;       /* whether actions reach the actuator */
+} controller;
+
+void control_init(controller *control);
+
+/* Whether the policy on this board computes the outputs it was generated with. */
+bool control_self_test(void);
+
+/* One step: runs the policy on `observation`, hands the action to the actuator.
+ * `due`: when the step should have begun; it is missed if it ends a period later.
+ * An observation that is not finite leaves the actuator as it is and counts as none. */
+policy_status control_step(controller *control, const control_observation *observation,
+                           uint32_t due);
+
+/* The network's raw outputs for an observation; nothing is actuated. */
+policy_status control_outputs(const control_observation *observation, float *outputs);
+
+void control_enable(controller *control, bool enabled, uint32_t now);
+
+/* Disables the actuator if `timeout` has passed since the last usable observation.
+ * True if it did so just now. */
+bool control_check_timeout(controller *control, uint32_t now);
+
+#endif

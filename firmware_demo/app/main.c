@@ -1,0 +1,91 @@
+/* Boot, self-test, then for ever: wait for the tick or a byte, act, feed the watchdog. */
+#include "control.h"
+#include "link.h"
+#include "port.h"
+#include "telemetry.h"
+#ifdef POPS_STANDALONE
+#include "standalone.h"
+#endif
+
+#define PERIOD (PORT_HZ / 1000000u * CONTROL_PERIOD_US)
+
+static controller control;
+static serial_link link;
+#ifdef POPS_STANDALONE
+static standalone demo;
+#endif
+
+/* Once, after the first tick: a line takes longer than the start has. */
+static void announce(bool stopped)
+{
+    telemetry_text("pops on " PORT_NAME ", policy ");
+    telemetry_text(policy_id);
+    telemetry_number(", timer ", PORT_HZ);
+    telemetry_text(stopped ? " Hz, SELF-TEST FAILED: the actuator stays off" : " Hz, self-test ok");
+    telemetry_end();
+}
+
+static bool receive(void)
+{
+    uint8_t byte;
+    bool open = link.session != 0;
+    while (port_read(&byte)) {
+        open = link_receive(&link, byte);
+    }
+    return open;
+}
+
+/* What happens once in a period. With a computer in the loop its frames are the ticks. */
+static void tick(uint32_t due, bool serial)
+{
+#ifdef POPS_STANDALONE
+    if (!serial && !link.stopped) {
+        standalone_tick(&demo, due);
+    }
+#else
+    (void)due;
+    (void)serial;
+#endif
+}
+
+static void run(uint32_t due)
+{
+    bool announced = false;
+    for (;;) {
+        const bool serial = receive();
+        const uint32_t now = port_now();
+        if (now - due < 0x80000000u) {
+            if (link.boot == 0) {
+                link.boot = now;
+            }
+            tick(due, serial);
+            do { /* a tick that was slept through is lost, not run late */
+                due += PERIOD;
+            } while (port_now() - due - PERIOD < 0x80000000u);
+            if (!announced) {
+                announce(link.stopped);
+                announced = true;
+            }
+        }
+        if (control_check_timeout(&control, port_now())) {
+            link_timed_out(&link, port_now());
+        }
+        port_watchdog_feed();
+        port_idle(due);
+    }
+}
+
+int main(void)
+{
+    port_init();
+    control_init(&control);
+    link_init(&link, &control, !control_self_test());
+#ifdef POPS_STANDALONE
+    if (!link.stopped) {
+        standalone_init(&demo, &control);
+    }
+#endif
+    /* The first tick is due at once; those that follow keep to multiples of the period. */
+    run(0);
+    return 0;
+}

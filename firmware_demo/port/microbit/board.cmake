@@ -1,0 +1,1 @@
+set(CPU_FLAGS -mcpu=cortex-m0 -mthumb)
