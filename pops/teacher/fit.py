@@ -45,6 +45,12 @@ def fit(
             f"{contents.path} ({contents.kind}) does not tell its observation and action space; "
             "expected an environment to take them from. Give --env ID."
         )
+    if contents.activation is None and len(contents.layers) > 1:
+        raise TeacherError(
+            f"{contents.path} ({contents.kind}) holds weights alone and does not tell the "
+            "activation between its layers. Give --activation relu, tanh, elu, leaky_relu, silu "
+            "or sigmoid."
+        )
     output, actions = _actions(contents, action, env)
     spec = _observations(contents, observation, env)
     spec = replace(spec, actions=actions, output=output, output_clip=contents.output_clip, env=env)
@@ -116,8 +122,12 @@ def _actions(contents: Contents, action: Space, env: EnvSpec | None) -> tuple[Ou
             "output for each action. Use the environment that the teacher was trained in."
         )
     if action.kind == "Discrete":
-        output = "logits" if contents.output == "mean" else contents.output
-        return output, DiscreteActions(n=action.n, start=action.start)
+        if contents.output == "mean":
+            raise EnvironmentFailure(
+                f"{contents.path} puts out continuous actions, but the environment has actions "
+                f"{action}. Use the environment that the teacher was trained in."
+            )
+        return contents.output, DiscreteActions(n=action.n, start=action.start)
     if contents.output == "q_values":
         raise EnvironmentFailure(
             f"{contents.path} puts out Q-values, one for each of {n} discrete actions, but the "
@@ -240,3 +250,17 @@ def _normaliser(
         )
     except PopsError as error:
         raise TeacherError(f"{statistics.path}: {error}") from error
+
+
+def num_policy_macs(contents: Contents) -> int | None:
+    """Multiply-accumulates for one observation; None where the input's size is not known."""
+    if contents.policy is not None:
+        return contents.policy.arch.macs
+    first = contents.layers[0].weight.shape
+    if len(first) == 2:
+        return sum(layer.weight.size for layer in contents.layers)
+    shape = contents.observation.shape if contents.observation is not None else ()
+    if len(shape) != 3 or contents.activation is None:
+        return None
+    inner = shape if shape[0] == first[1] else (shape[2], shape[0], shape[1])
+    return architecture(contents.path, contents.layers, inner).macs

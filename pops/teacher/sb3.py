@@ -57,6 +57,9 @@ def read_sb3_zip(path: Path, archive: zipfile.ZipFile, activation: str | None) -
     actor = read_actor(path, weights, name, n_actions)
     check_chain(path, actor.layers)
     check_finite(path, actor.layers)
+    used = [layer.activation for layer in actor.layers[:-1]]
+    if used and name not in used:
+        name, source = used[0], "NatureCNN"
     return Contents(
         path=path,
         kind="Stable-Baselines3 zip",
@@ -194,7 +197,7 @@ def _class_name(value: Any) -> str | None:
     if value is None or str(value) == "None":
         return None
     found = re.search(r"<class '([\w.<>]+)'>", str(value))
-    return found.group(1).rsplit(".", 1)[-1] if found else str(value)[:80]
+    return str(found.group(1)).rsplit(".", 1)[-1] if found else str(value)[:80]
 
 
 def _activation_in_pickle(text: Any) -> str | None:
@@ -204,7 +207,7 @@ def _activation_in_pickle(text: Any) -> str | None:
         words = [str(arg) for opcode, arg, _ in pickletools.genops(pickled) if isinstance(arg, str)]
     except (binascii.Error, ValueError, IndexError):
         return None
-    names = [word for text in words for word in _DOTTED.findall(text)]
+    names: list[str] = [word for text in words for word in _DOTTED.findall(text)]
     for index, name in enumerate(names[:-1]):
         if name == "torch.nn.modules.activation":
             return names[index + 1]

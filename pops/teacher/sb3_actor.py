@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def _features(
             ]
     if not layers:
         raise TeacherError(
-            f"{path} holds a custom features extractor ({_some({k: 0 for k in keys})}), whose "
+            f"{path} holds a custom features extractor ({_some(keys)}), whose "
             "forward pass cannot be known from its weights; expected a flattening extractor or "
             "NatureCNN. Export the policy to ONNX and give that file instead."
         )
@@ -167,7 +168,7 @@ def _sequential(path: Path, weights: dict[str, Array], prefix: str) -> tuple[Lay
     if not all(matches) or indices != list(range(0, 2 * len(indices), 2)):
         raise TeacherError(
             f"{path}: the network under {prefix!r} is not the one Stable-Baselines3 builds (found "
-            f"{_some({k: 0 for k in keys})}); expected Linear layers with an activation between "
+            f"{_some(keys)}); expected Linear layers with an activation between "
             "them. Export the policy to ONNX and give that file instead."
         )
     return tuple(_layer(path, weights, f"{prefix}{index}") for index in indices)
@@ -207,14 +208,15 @@ def _mean_over_quantiles(path: Path, layer: Layer, n_actions: int | None) -> Lay
     rows, features = layer.weight.shape
     if not n_actions or rows % n_actions:
         raise TeacherError(
-            f"{path}: QR-DQN's last layer has {rows} outputs for {n_actions or 'an unknown number '}"
-            f"actions; expected a multiple. Give --env, so that the number of actions is known."
+            f"{path}: QR-DQN's last layer has {rows} outputs for "
+            f"{n_actions or 'an unknown number of'} actions; expected a multiple of the number of "
+            "actions. Give the zip that model.save() wrote, which tells it."
         )
     weight = layer.weight.astype(np.float64).reshape(-1, n_actions, features).mean(axis=0)
     bias = layer.bias.astype(np.float64).reshape(-1, n_actions).mean(axis=0)
     return replace(layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
 
 
-def _some(weights: dict[str, Array] | dict[str, int]) -> str:
-    names = list(weights)
+def _some(keys: Iterable[str]) -> str:
+    names = list(keys)
     return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

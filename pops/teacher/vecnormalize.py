@@ -101,7 +101,7 @@ class _Dtype(_StandIn):
 
 
 class _Array(_StandIn):
-    """numpy's `_reconstruct`: an empty array that gets its bytes from `__setstate__`."""
+    """What numpy calls `_reconstruct`: an empty array that gets its bytes from `__setstate__`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.value: Array | None = None
@@ -123,14 +123,14 @@ def _array(raw: bytes | bytearray, dtype: _Dtype, shape: Any, order: Any) -> Arr
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    """numpy's `scalar`: a number of a dtype from its bytes."""
+    """What numpy calls `scalar`: a number of a dtype from its bytes."""
     if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
         return None
     return _array(raw, dtype, (1,), "C")[0].item()
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Any:
-    """numpy's `_frombuffer` (pickle protocol 5)."""
+    """What numpy calls `_frombuffer` (pickle protocol 5)."""
     stand_in = _Array()
     if isinstance(dtype, _Dtype) and isinstance(raw, (bytes, bytearray)):
         stand_in.value = _array(raw, dtype, shape, order)

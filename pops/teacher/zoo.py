@@ -73,7 +73,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except ImportError:
         return {}
 
-    class PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    class PlainLoader(yaml.SafeLoader):
         """A safe loader that reads python tags as the plain node below them."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
