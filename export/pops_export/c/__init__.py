@@ -1,0 +1,1 @@
+"""Dependency-free C99 from a student: int8 and float32."""
