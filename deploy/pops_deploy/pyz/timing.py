@@ -23,7 +23,7 @@ class TimingConfig:
     """How long to measure."""
 
     windows: int = 5
-    """Windows for each candidate; at least five, so that an interval between them means something."""
+    """Windows for each candidate; five or more, or the interval between them means little."""
     window_seconds: float = 0.2
     """Wall-clock seconds that one window of one candidate aims at."""
     warmup_seconds: float = 0.1

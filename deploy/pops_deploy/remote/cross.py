@@ -1,0 +1,150 @@
+"""Generated C to small shared libraries for the architectures that a bundle carries."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pops.errors import PopsError
+
+COMPILE_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A kind of Linux machine, and how to compile for it."""
+
+    name: str
+    compiler: str
+    package: str
+    """The Debian package that holds the compiler."""
+    flags: tuple[str, ...]
+
+
+ARCHITECTURES = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture("x86_64", "x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu", ("-march=x86-64",)),
+        Architecture("aarch64", "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", ()),
+        Architecture(
+            "armv7",
+            "arm-linux-gnueabihf-gcc",
+            "gcc-arm-linux-gnueabihf",
+            ("-march=armv7-a", "-mfpu=neon", "-mfloat-abi=hard", "-mthumb"),
+        ),
+        Architecture(
+            "armv6",
+            "arm-linux-gnueabihf-gcc",
+            "gcc-arm-linux-gnueabihf",
+            ("-march=armv6", "-mfpu=vfp", "-mfloat-abi=hard", "-marm"),
+        ),
+    )
+}
+"""armv7 needs NEON (every Raspberry Pi from the 2 on has it); armv6 is the Pi 1 and Zero."""
+
+FLAGS = (
+    "-std=c99",
+    "-O3",
+    # Contraction would round once where the golden vectors' arithmetic rounds twice.
+    "-ffp-contract=off",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffunction-sections",
+    "-fdata-sections",
+)
+FREESTANDING = ("-ffreestanding", "-fno-builtin", "-fno-tree-loop-distribute-patterns")
+LINK = (
+    "-shared",
+    "-nostdlib",
+    # An undefined name would only be found missing on the device.
+    "-Wl,-z,defs",
+    "-Wl,-Bsymbolic",
+    "-Wl,--gc-sections",
+    "-Wl,--build-id=none",
+    "-s",
+)
+
+_HERE = Path(__file__).resolve().parent
+
+
+def find_compiler(architecture: Architecture) -> str:
+    """The path of the compiler.
+
+    Raises:
+        PopsError: if it is not installed; names the Debian package.
+    """
+    found = shutil.which(architecture.compiler)
+    if found is None:
+        raise PopsError(
+            f"The compiler for {architecture.name}, {architecture.compiler}, is not installed. "
+            f"Install it with: apt install {architecture.package}; or leave {architecture.name} "
+            "out with --architectures."
+        )
+    return found
+
+
+def compiler_version(architecture: Architecture) -> str:
+    """The first line of the compiler's `--version`."""
+    command = [find_compiler(architecture), "--version"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return text.splitlines()[0]
+
+
+def compile_library(architecture: Architecture, source: Path, header: Path, prefix: str) -> bytes:
+    """Compile one generated policy into a shared library that needs no other.
+
+    Args:
+        architecture: what to compile for.
+        source: the generated .c file.
+        header: its header, which states the sizes.
+        prefix: the prefix of its names, for example "policy".
+
+    Returns:
+        The library's bytes; the same for the same sources and compiler.
+
+    Raises:
+        PopsError: if the compiler is missing or refuses the source.
+    """
+    compiler = find_compiler(architecture)
+    with tempfile.TemporaryDirectory(prefix="pops-cross-") as folder:
+        library = Path(folder) / "policy.so"
+        support = Path(folder) / "freestanding.o"
+        common = [compiler, *architecture.flags, *FLAGS]
+        _run(
+            [*common, *FREESTANDING, "-c", str(_HERE / "freestanding.c"), "-o", str(support)],
+            architecture,
+        )
+        names = [
+            f'-DPOLICY_HEADER="{header.name}"',
+            f"-DPREFIX={prefix}",
+            f"-DUPPER={prefix.upper()}",
+            f"-I{header.parent}",
+        ]
+        files = [str(_HERE / "shim.c"), str(source), str(support)]
+        _run([*common, *names, *files, *LINK, "-o", str(library)], architecture)
+        return library.read_bytes()
+
+
+def _run(command: list[str], architecture: Architecture) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PopsError(
+            f"{architecture.compiler} did not finish within {COMPILE_SECONDS} s; the policy is "
+            f"too large to compile for {architecture.name} here. Leave it out with "
+            "--architectures."
+        ) from error
+    if done.returncode != 0:
+        lines = [
+            line for line in done.stderr.splitlines() if "error" in line or "undefined" in line
+        ]
+        reason = (lines or done.stderr.splitlines() or ["no message"])[0]
+        raise PopsError(
+            f"{architecture.compiler} does not compile the policy for {architecture.name}: "
+            f"{reason}. Export it again, or leave {architecture.name} out with --architectures."
+        )
