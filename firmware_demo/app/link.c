@@ -8,8 +8,8 @@
 #define POPS_BUILD "unknown"
 #endif
 
-#define HELLO_TEXT 64u /* the policy's id, and the most that name or build take */
-#define HELLO_BYTES (20u + 3u * HELLO_TEXT)
+#define ID_BYTES 64u
+#define HELLO_BYTES (20u + 1u + ID_BYTES + sizeof PORT_NAME + sizeof POPS_BUILD)
 
 void link_init(serial_link *link, controller *control, bool stopped)
 {
@@ -48,14 +48,11 @@ static void refuse(serial_link *link, frame_header header, uint8_t error)
     notify(header, &error, 1);
 }
 
-static uint32_t put_text(uint8_t *bytes, const char *text)
+/* A length byte, then the characters. */
+static uint32_t put_text(uint8_t *bytes, const char *text, uint32_t n)
 {
-    uint32_t n = 0;
-    while (n < HELLO_TEXT && text[n]) {
-        bytes[n + 1] = (uint8_t)text[n];
-        n++;
-    }
     bytes[0] = (uint8_t)n;
+    memcpy(bytes + 1, text, n);
     return n + 1;
 }
 
@@ -81,9 +78,9 @@ static void hello(const serial_link *link, frame_header header)
     payload[17] = FRAME_VERSION;
     put_u16(payload + 18, 0);
     uint32_t n = 20;
-    n += put_text(payload + n, policy_id);
-    n += put_text(payload + n, PORT_NAME);
-    n += put_text(payload + n, POPS_BUILD);
+    n += put_text(payload + n, policy_id, ID_BYTES);
+    n += put_text(payload + n, PORT_NAME, sizeof PORT_NAME - 1u);
+    n += put_text(payload + n, POPS_BUILD, sizeof POPS_BUILD - 1u);
     header.type = LINK_HELLO | LINK_REPLY;
     port_write(wire, frame_encode(wire, header, payload, (uint16_t)n));
 }

@@ -10,7 +10,7 @@
 #define PERIOD (PORT_HZ / 1000000u * CONTROL_PERIOD_US)
 
 static controller control;
-static serial_link link;
+static serial_link line;
 #ifdef POPS_STANDALONE
 static standalone demo;
 #endif
@@ -28,9 +28,9 @@ static void announce(bool stopped)
 static bool receive(void)
 {
     uint8_t byte;
-    bool open = link.session != 0;
+    bool open = line.session != 0;
     while (port_read(&byte)) {
-        open = link_receive(&link, byte);
+        open = link_receive(&line, byte);
     }
     return open;
 }
@@ -39,7 +39,7 @@ static bool receive(void)
 static void tick(uint32_t due, bool serial)
 {
 #ifdef POPS_STANDALONE
-    if (!serial && !link.stopped) {
+    if (!serial && !line.stopped) {
         standalone_tick(&demo, due);
     }
 #else
@@ -55,20 +55,20 @@ static void run(uint32_t due)
         const bool serial = receive();
         const uint32_t now = port_now();
         if (now - due < 0x80000000u) {
-            if (link.boot == 0) {
-                link.boot = now;
+            if (line.boot == 0) {
+                line.boot = now;
             }
             tick(due, serial);
             do { /* a tick that was slept through is lost, not run late */
                 due += PERIOD;
             } while (port_now() - due - PERIOD < 0x80000000u);
             if (!announced) {
-                announce(link.stopped);
+                announce(line.stopped);
                 announced = true;
             }
         }
         if (control_check_timeout(&control, port_now())) {
-            link_timed_out(&link, port_now());
+            link_timed_out(&line, port_now());
         }
         port_watchdog_feed();
         port_idle(due);
@@ -79,9 +79,9 @@ int main(void)
 {
     port_init();
     control_init(&control);
-    link_init(&link, &control, !control_self_test());
+    link_init(&line, &control, !control_self_test());
 #ifdef POPS_STANDALONE
-    if (!link.stopped) {
+    if (!line.stopped) {
         standalone_init(&demo, &control);
     }
 #endif

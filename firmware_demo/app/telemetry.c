@@ -1,5 +1,7 @@
 #include "telemetry.h"
 
+#include <string.h>
+
 #include "port.h"
 
 void telemetry_text(const char *text)
@@ -44,15 +46,15 @@ void telemetry_number(const char *name, uint32_t value)
 
 void telemetry_real(const char *name, float value)
 {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits); /* compared as integers: see plant.c */
     telemetry_text(name);
-    if (value < 0) {
+    if (bits >> 31) {
         telemetry_text("-");
-        value = -value;
+        bits &= 0x7FFFFFFFu;
+        memcpy(&value, &bits, sizeof value);
     }
-    if (!(value < 2000000.0f)) {
-        value = 2000000.0f;
-    }
-    digits((uint32_t)(value * 1000.0f + 0.5f), 3);
+    digits(bits < 0x49F42400u ? (uint32_t)(int32_t)(value * 1000.0f) : 2000000000u, 3); /* 2,000,000 */
 }
 
 void telemetry_end(void)

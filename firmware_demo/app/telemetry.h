@@ -6,7 +6,7 @@
 
 void telemetry_text(const char *text);
 void telemetry_number(const char *name, uint32_t value);
-/* With three decimals; values beyond ±2,000,000 are cut off there. */
+/* With three decimals, cut off; beyond ±2,000,000 that number. */
 void telemetry_real(const char *name, float value);
 void telemetry_end(void);
 

@@ -12,7 +12,7 @@ static int to_fixed(const float *value, int32_t *fixed)
     const int32_t shift = 23 - 14 - exponent;
     int32_t y;
     if (exponent == 128) return -1;
-    if (shift > 24) y = 0; else if (shift < 0) y = shift < -6 ? 0x3FFFFFFF : (int32_t)(mantissa << -shift); else y = (int32_t)(mantissa >> shift);
+    if (shift > 24) y = 0; else if (shift < 0) y = shift < -2 ? 0x3FFFFFF : (int32_t)(mantissa << -shift); else y = (int32_t)(mantissa >> shift);
     *fixed = bits >> 31 ? -y : y;
     return 0;
 }
