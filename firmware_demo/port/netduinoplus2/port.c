@@ -71,7 +71,7 @@ static void start_clocks(void)
         return;
     }
     FLASH_ACR = 5u | 7u << 8; /* 5 wait states at 168 MHz, caches and prefetch */
-    RCC_PLLCFGR = 16u | 336u << 6 | 0u << 16 | 7u << 24;
+    RCC_PLLCFGR = 16u | 336u << 6 | 7u << 24; /* P of 2 is 0 */
     RCC_CR |= PLL_ON;
     for (uint32_t i = 0; i < WAIT_LOOPS && !(RCC_CR & PLL_READY); i++) {
     }
