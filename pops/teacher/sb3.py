@@ -145,7 +145,7 @@ def _algorithm(path: Path, data: dict[str, Any]) -> str | None:
         if word in module:
             return name
     if ".td3" in module or ".ddpg" in module:
-        ddpg = data.get("policy_delay") == 1 and not data.get("target_policy_noise")
+        ddpg = data.get("policy_delay") == 1 and not data.get("target_noise_clip")
         return "DDPG" if ddpg or ".ddpg" in module else "TD3"
     for key, name in (
         ("cg_max_steps", "TRPO"),
