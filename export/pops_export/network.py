@@ -106,12 +106,13 @@ class Select(nn.Module):
 class PolicyModule(nn.Module):
     """Observation (N, ...) float32 to outputs (N, n_outputs) and action.
 
-    Dense policies take the flattened observation, discrete observations their
-    index as (N, 1), images (N, C, H, W), or (N, H, W, C) with `channels_last`.
+    Images are (N, C, H, W), or (N, H, W, C) with `channels_last`; everything else
+    is flattened, a discrete observation being its index.
     """
 
     def __init__(self, network: Network, channels_last: bool = False, select: bool = True) -> None:
         super().__init__()
+        self._image = network.image
         self.stage = Stage(network.stage)
         self.core = core(network, channels_last, select)
         self.tail = Tail(network.spec)
@@ -119,6 +120,8 @@ class PolicyModule(nn.Module):
 
     def forward(self, observation: Tensor) -> dict[str, Tensor]:
         """Outputs and action, by name."""
+        if not self._image:
+            observation = observation.reshape(observation.shape[0], -1)
         outputs = self.core(self.stage(observation))
         return {"outputs": outputs, "action": self.tail(outputs)}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pops.errors import MissingPackage
 from pops.spec import Array, FloatArray, PolicySpec
-from pops_export.stage import Network, flat_observations
+from pops_export.stage import Network
 
 if TYPE_CHECKING:
     import onnx
@@ -35,10 +35,8 @@ def require_onnx() -> None:
 
 
 def onnx_observations(spec: PolicySpec, observations: Array) -> FloatArray:
-    """Observations (N, *observation_shape) as the ONNX files take them."""
-    if len(spec.input_shape) == 3:
-        return np.ascontiguousarray(observations, dtype=np.float32)
-    return flat_observations(spec, observations)
+    """Observations (N, *observation_shape) as the ONNX files take them: only the dtype changes."""
+    return np.ascontiguousarray(observations, dtype=np.float32)
 
 
 def write_onnx(network: Network, path: Path) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def write_onnx(network: Network, path: Path) -> dict[str, Any]:
     from pops_export.network import PolicyModule
 
     spec = network.spec
-    shape = _input_shape(network)
+    shape = spec.observation_shape
     module = PolicyModule(network, channels_last=network.image and spec.channels_last)
     program = torch.onnx.export(
         module,
@@ -146,12 +144,6 @@ def _finish(model: onnx.ModelProto, path: Path) -> None:
         del item.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _input_shape(network: Network) -> tuple[int, ...]:
-    if network.stage.one_hot:
-        return (1,)
-    return network.spec.observation_shape if network.image else network.arch.input_shape
 
 
 def _layout(spec: PolicySpec) -> str:
