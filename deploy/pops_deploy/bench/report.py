@@ -1,0 +1,177 @@
+"""The tables that `pops bench` prints: one for times, one for microcontrollers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pops_deploy.bench.rows import ReturnFigure, Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pops_deploy.bench import BenchResult
+
+PLAIN_WIDTH = 150
+"""Characters a line where the output is not a terminal, so that no table is folded."""
+
+
+def print_bench(result: BenchResult, console: Console | None = None) -> None:
+    """Print the tables and what the figures say."""
+    from rich.console import Console
+
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=PLAIN_WIDTH)
+    timed = [row for row in result.rows if row.latency is not None]
+    counted = [row for row in result.rows if row.mcu is not None]
+    if timed:
+        console.print(_time_table(timed))
+        console.print(_conditions(result), highlight=False)
+    if counted:
+        console.print(_mcu_table(counted))
+        console.print(
+            "Instructions are counted under an emulator; they are not a time. RAM: static data, "
+            "scratch and the larger stack. Estimated times hold for the assumption beside them.",
+            highlight=False,
+        )
+        boards = _board_table(counted)
+        if boards is not None:
+            console.print(boards)
+    for sentence in (*result.words, *map(str, result.misses)):
+        console.print(f"- {sentence}", highlight=False, markup=False)
+
+
+def _time_table(rows: Sequence[Row]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    several = len({row.target for row in rows}) > 1
+    batches = any(row.throughput is not None for row in rows)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    if several:
+        table.add_column("target")
+    table.add_column("policy")
+    table.add_column("runtime")
+    for name in ("µs/call", "windows", "p99", "max", "before+inside+after"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if batches:
+        table.add_column("obs/s", justify="right")
+    for name in ("file", "RSS gained", "peak", "return [95 %]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        latency, parts, memory = row.latency, row.parts, row.memory
+        assert latency is not None
+        cells = [row.target] if several else []
+        cells += [f"{row.role} {row.policy}", f"{row.runtime} {row.file}"]
+        cells += [
+            micro(latency.median),
+            f"{micro(latency.low)}..{micro(latency.high)}",
+            micro(latency.p99),
+            micro(latency.max),
+            ""
+            if parts is None
+            else "+".join(map(micro, (parts.before, parts.inside, parts.after))),
+        ]
+        if batches:
+            cells.append("" if row.throughput is None else f"{row.throughput:,.0f}")
+        cells += [
+            size(row.bytes),
+            "" if memory is None else size(memory.gained),
+            "" if memory is None else size(memory.peak),
+            figure(row.returns),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _conditions(result: BenchResult) -> str:
+    machine: dict[str, Any] = result.machine
+    governor = machine.get("governor") or "not readable"
+    return (
+        f"One observation a call, one thread, {result.facts['windows']} windows. "
+        f"{machine['processor']}, governor {governor}, load {machine['load']}. "
+        f"Reading the clock took {result.facts.get('clock_ns', 0.0):.0f} ns, which is taken off."
+    )
+
+
+def _mcu_table(rows: Sequence[Row]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("target", "policy", "code"):
+        table.add_column(name)
+    for name in ("instructions", "flash", "RAM", "scratch", "stack static/painted", "golden"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("return [95 %]", justify="right", no_wrap=True)
+    for row in rows:
+        mcu = row.mcu
+        assert mcu is not None
+        stacks = "/".join(
+            "?" if s is None else str(s) for s in (mcu.stack_static, mcu.stack_painted)
+        )
+        count = f"{mcu.instructions:,}"
+        if mcu.instructions_min != mcu.instructions:
+            count = f"{mcu.instructions_min:,}..{count}"
+        table.add_row(
+            row.target,
+            f"{row.role} {row.policy}",
+            row.file,
+            count,
+            f"{mcu.flash:,} B",
+            f"{mcu.ram:,} B",
+            f"{mcu.scratch:,} B",
+            stacks,
+            f"{mcu.observations - mcu.mismatches}/{mcu.observations}",
+            figure(row.returns),
+        )
+    return table
+
+
+def _board_table(rows: Sequence[Row]) -> Table | None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    if not any(row.mcu is not None and row.mcu.boards for row in rows):
+        return None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("board", "policy", "code", "fits", "estimated time a call", "assumption"):
+        table.add_column(name)
+    for row in rows:
+        for board in row.mcu.boards if row.mcu is not None else ():
+            table.add_row(
+                board["name"],
+                f"{row.role} {row.policy}",
+                row.file,
+                board["verdict"],
+                board["estimate"],
+                board["assumption"],
+            )
+    return table
+
+
+def micro(nanoseconds: float) -> str:
+    """Nanoseconds as microseconds with three digits that mean something."""
+    value = nanoseconds / 1000
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that reads best."""
+    if count < 10_000:
+        return f"{count:,} B"
+    if count < 1 << 20:
+        return f"{count / 1024:.1f} KiB"
+    return f"{count / (1 << 20):.1f} MiB"
+
+
+def figure(returns: ReturnFigure | None) -> str:
+    """A return with its interval, or that there is none."""
+    if returns is None:
+        return "not evaluated"
+    return f"{returns.mean:.1f} [{returns.low:.1f}, {returns.high:.1f}]"
