@@ -61,6 +61,13 @@ def open_zip(raw: bytes, name: str) -> zipfile.ZipFile:
             f"{name} starts like a zip but cannot be opened ({error}). It is truncated or damaged; "
             "copy or download it again."
         ) from error
+    if not members or min(member.header_offset for member in members):
+        # zipfile also opens a zip that lies inside another file, such as the policy.pth in what
+        # is left of a truncated download.
+        raise TeacherError(
+            f"{name} starts like a zip but its table of contents is missing. It is truncated or "
+            "damaged; copy or download it again."
+        )
     total = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
     largest = max((m.file_size / max(m.compress_size, 1) for m in members), default=0)

@@ -137,6 +137,13 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Any:
     return stand_in
 
 
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """How protocol 2 writes bytes: as latin-1 text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes that are not written as latin-1 text")
+    return text.encode("latin1")
+
+
 class _InertUnpickler(pickle.Unpickler):
     """Looks nothing up: every allowed name is one of the stand-ins above."""
 
@@ -146,6 +153,8 @@ class _InertUnpickler(pickle.Unpickler):
             special = {"_reconstruct": _Array, "scalar": _scalar, "_frombuffer": _frombuffer}
             if name in special:
                 return special[name]
+        if full == "_codecs.encode":
+            return _encode
         if full == "numpy.dtype":
             return _Dtype
         if name == "VecNormalize" and module.startswith("stable_baselines3."):
