@@ -8,9 +8,7 @@ from pops_export.c.options import COptions
 from pops_export.int8.network import IntegerNetwork
 
 
-def generate_int8(
-    network: IntegerNetwork, spec: PolicySpec, options: COptions
-) -> dict[str, str]:
+def generate_int8(network: IntegerNetwork, spec: PolicySpec, options: COptions) -> dict[str, str]:
     """Generate the int8 policy.
 
     Returns:
