@@ -45,15 +45,16 @@ class MetricsFile:
         for line in file:
             try:
                 record = json.loads(line)
-                self.index = record.pop("index") + 1
-                self.seconds = record.pop("seconds")
+                del record["index"]
+                seconds = float(record.pop("seconds"))
             except (ValueError, KeyError, TypeError, AttributeError):
                 break
             if not line.endswith(b"\n"):
                 break
             self._known[_key(record)] += 1
+            self.index += 1
+            self.seconds = seconds
             intact += len(line)
-        self.index = sum(self._known.values())
         return intact
 
     def append(
