@@ -5,6 +5,8 @@ import io
 import json
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 
 import gymnasium as gym
@@ -18,6 +20,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from test_teacher_sb3 import rewrite
 from torch import nn
 
+from pops.artifact import save_policy
 from pops.errors import ArtifactError, EnvironmentFailure, TeacherError, UsageError
 from pops.spec import EnvSpec
 from pops.teacher.info import info
@@ -329,6 +332,29 @@ def test_custom_extractor_that_hides_its_name(tmp_path):
 def test_unknown_activation_is_a_usage_error(cartpole_zip):
     with pytest.raises(UsageError, match="'swish' is not known; expected one of relu"):
         load_teacher(cartpole_zip, activation="swish")
+
+
+def test_importing_the_loader_imports_no_framework():
+    """Nor does reading a policy that pops wrote need one."""
+    code = (
+        "import sys, pops.teacher.load, pops.teacher.info; "
+        "print(sorted({'torch', 'gymnasium', 'onnx', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_activation_of_a_file_that_tells_its_own(cartpole_zip, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    save_policy(path, load_teacher(cartpole_zip).policy)
+    with pytest.raises(UsageError, match="tells its own activations"):
+        load_teacher(path, activation="relu")
+
+
+def test_jax_model_of_cleanrl(tmp_path):
+    path = tmp_path / "agent.cleanrl_model"
+    path.write_bytes(b"\x93\x81\xa6params")
+    refuse(path, TeacherError, "JAX models are not supported")
 
 
 def test_damaged_safetensors(tmp_path):

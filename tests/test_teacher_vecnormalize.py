@@ -210,3 +210,25 @@ def test_statistics_for_a_file_that_has_its_own_spec(tmp_path):
     trained_statistics().save(tmp_path / "stats.pkl")
     with pytest.raises(UsageError, match="holds its own normaliser"):
         load_teacher(tmp_path / "p.safetensors", vecnormalize=tmp_path / "stats.pkl")
+
+
+def test_statistics_of_single_frames_before_stacking(tmp_path):
+    """rl-zoo's order: VecNormalize, then VecFrameStack."""
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    venv = trained_statistics()
+    model = make_model("PPO", VecFrameStack(venv, 3), {}, {})
+    model.save(tmp_path / "teacher.zip")
+    venv.save(tmp_path / "vecnormalize.pkl")
+    teacher = load_teacher(tmp_path / "teacher.zip", env=EnvSpec("Pendulum-v1", frame_stack=3))
+    frames = visited("Pendulum-v1", 3000).reshape(1000, 3, 3)
+    normalised = venv.normalize_obs(frames).reshape(1000, 9)
+    expected = model.predict(normalised, deterministic=True)[0]
+    assert_acts_alike(teacher.policy, frames.reshape(1000, 9), expected)
+    assert "single frames" in teacher.facts["notes"][-1]
+
+
+def test_statistics_given_as_the_teacher(tmp_path):
+    trained_statistics().save(tmp_path / "stats.pkl")
+    with pytest.raises(TeacherError, match="VecNormalize statistics and no policy"):
+        load_teacher(tmp_path / "stats.pkl")

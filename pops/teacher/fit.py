@@ -229,7 +229,8 @@ def _normaliser(
     if spec.one_hot:
         raise TeacherError(
             f"{statistics.path} normalises observations, but {contents.path} reads discrete "
-            "observations, which are not normalised. Leave --vecnormalize away."
+            "observations, which are not normalised. Leave --vecnormalize away, or move the file "
+            "away if it belongs to another teacher."
         )
     frames = env.frame_stack if env is not None else 0
     if frames and mean.size * frames == size:
@@ -238,8 +239,8 @@ def _normaliser(
     if mean.size != size:
         raise TeacherError(
             f"{statistics.path} holds statistics of {mean.size} features, but {contents.path} "
-            f"reads {size}. Expected the statistics that were saved with this teacher; give them "
-            "with --vecnormalize."
+            f"reads {size}. Expected the statistics that were saved with this teacher: give them "
+            "with --vecnormalize, or move the file away if it belongs to another teacher."
         )
     std = np.sqrt(var.astype(np.float64) + statistics.epsilon)
     try:

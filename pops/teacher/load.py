@@ -18,6 +18,11 @@ from pops.teacher.read import read_contents, teacher_file
 from pops.teacher.vecnormalize import Statistics, read_vecnormalize
 from pops.teacher.zoo import Zoo, find_vecnormalize, read_zoo
 
+SINGLE_FRAMES = (
+    "the statistics are of single frames, stacked afterwards: until the stack is full after a "
+    "reset, its empty frames are normalised too, which they were not in training"
+)
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -69,6 +74,9 @@ def load_teacher(
     facts = contents_facts(contents, zoo)
     if statistics is not None:
         facts["vecnormalize"] = statistics_facts(statistics)
+        normaliser = policy.spec.normaliser
+        if normaliser is not None and statistics.features < len(normaliser.mean):
+            facts["notes"] = [*facts.get("notes", []), SINGLE_FRAMES]
     return Teacher(policy, str(path), sha256_file(file), facts)
 
 
@@ -92,7 +100,7 @@ def statistics_facts(statistics: Statistics) -> dict[str, Any]:
         "path": str(statistics.path),
         "sha256": sha256_file(statistics.path),
         "norm_obs": statistics.norm_obs,
-        "features": 0 if statistics.mean is None else int(statistics.mean.size),
+        "features": statistics.features,
         "epsilon": statistics.epsilon,
         "clip_obs": statistics.clip_obs,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pops.artifact import load_policy
-from pops.errors import TeacherError
+from pops.errors import TeacherError, UsageError
 from pops.teacher.archive import load_tensors, open_zip, read_file
 from pops.teacher.contents import Contents, Layer
 from pops.teacher.sb3 import read_sb3_zip
@@ -45,22 +45,27 @@ def read_contents(path: Path, activation: str | None = None) -> Contents:
         TeacherError: if it is damaged, of another kind, or not supported.
         ArtifactError: if it is a damaged safetensors file.
     """
-    if path.suffix.lower() == ".safetensors":
-        return _read_safetensors(path)
     raw = read_file(path)
     if raw[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _read_zip(path, raw, activation)
-    if raw[8:10] in (b'{"', b"{ ") and int.from_bytes(raw[:8], "little") < len(raw):
-        return _read_safetensors(path)
+    header = int.from_bytes(raw[:8], "little")
+    if path.suffix.lower() == ".safetensors" or (raw[8:10] == b'{"' and header < len(raw)):
+        return _read_safetensors(path, activation)
     if raw[:1] == b"\x80":
+        if b"VecNormalize" in raw[:200]:
+            raise TeacherError(
+                f"{path} holds VecNormalize statistics and no policy; expected {EXPECTED}. Give "
+                "the policy's file, and this one with --vecnormalize."
+            )
         return _read_torch(path, raw, activation)
     if raw[:1] == b"\x08" or path.suffix.lower() == ".onnx":
         from pops.teacher.onnx_chain import read_onnx
 
         return read_onnx(path, raw, activation)
+    jax = " CleanRL's JAX models are not supported." if path.suffix == ".cleanrl_model" else ""
     raise TeacherError(
         f"{path} is none of the kinds that pops reads (it starts with {raw[:8]!r}); expected "
-        f"{EXPECTED}."
+        f"{EXPECTED}.{jax}"
     )
 
 
@@ -89,8 +94,11 @@ def _read_torch(path: Path, raw: bytes, activation: str | None) -> Contents:
     return read_state_dict(path, load_tensors(raw, str(path)), activation)
 
 
-def _read_safetensors(path: Path) -> Contents:
-    read_file(path)
+def _read_safetensors(path: Path, activation: str | None) -> Contents:
+    if activation is not None:
+        raise UsageError(
+            f"{path} tells its own activations, so --activation has nothing to say; leave it away."
+        )
     policy, extra = load_policy(path)
     names = [f"layer {index}" for index in range(len(policy.parameters))]
     layers = tuple(

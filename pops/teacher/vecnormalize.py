@@ -52,6 +52,11 @@ class Statistics:
     clip_obs: float
     norm_obs: bool
 
+    @property
+    def features(self) -> int:
+        """Number of features that have statistics."""
+        return 0 if self.mean is None else int(self.mean.size)
+
 
 class _StandIn:
     """Takes the place of every object in the pickle: keeps state, does nothing."""

@@ -25,7 +25,10 @@ def folders(file: Path) -> list[Path]:
     """Where rl-zoo keeps settings: beside the file, and in a folder named for the environment."""
     beside = file.parent
     named = beside / file.stem
-    inner = [p for p in sorted(beside.iterdir()) if p.is_dir() and (p / "config.yml").is_file()]
+    try:
+        inner = sorted(p.parent for p in beside.glob("*/config.yml"))
+    except OSError:
+        inner = []
     found = [beside, *([named] if named.is_dir() else []), *(inner if len(inner) == 1 else [])]
     return list(dict.fromkeys(found))
 
@@ -33,7 +36,7 @@ def folders(file: Path) -> list[Path]:
 def find_vecnormalize(file: Path) -> Path | None:
     """Statistics whose name says that they belong to `file`; None if there are none."""
     stem = file.stem
-    names = [f"{stem}-vecnormalize.pkl", f"{stem}_vecnormalize.pkl", f"{stem}.pkl"]
+    names = [f"{stem}-vecnormalize.pkl", f"{stem}_vecnormalize.pkl"]
     steps = _STEPS.fullmatch(stem)
     if steps:
         names.append(f"{steps.group(1)}_vecnormalize_{steps.group(2)}_steps.pkl")
