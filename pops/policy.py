@@ -30,9 +30,11 @@ def activate(name: str, x: FloatArray) -> FloatArray:
     if name == "tanh":
         return np.tanh(x)
     if name == "elu":
-        return np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0.0))))
+        elu: FloatArray = np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0.0))))
+        return elu
     if name == "leaky_relu":
-        return np.where(x > 0, x, np.float32(0.01) * x)
+        leaky: FloatArray = np.where(x > 0, x, np.float32(0.01) * x)
+        return leaky
     if name == "sigmoid":
         return one / (one + np.exp(-x))
     if name == "silu":

@@ -116,8 +116,15 @@ def search(
         ]
         candidates = workers.map(teach, tasks)
         rungs.append(candidates)
+        if _settled(candidates, guard):
+            break
         candidates = survivors(candidates, guard)
     return rungs
+
+
+def _settled(candidates: Sequence[Candidate], guard: ReturnGuard) -> bool:
+    """Whether the smallest candidate meets the objective already: nothing is left to find."""
+    return min(candidates, key=lambda c: c.arch.num_parameters).mean >= guard.objective
 
 
 def without_inputs(candidate: Candidate, lesson: Lesson) -> list[Candidate]:

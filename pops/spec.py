@@ -160,7 +160,7 @@ class PolicySpec:
         return np.ascontiguousarray(y, dtype=np.float32)
 
     def _feature_array(self, values: tuple[float, ...], dtype: type) -> Array:
-        flat = np.asarray(values, dtype=dtype)
+        flat: Array = np.asarray(values, dtype=dtype)
         if flat.size == 1:
             return flat
         if self.channels_last:
@@ -174,7 +174,8 @@ class PolicySpec:
         environment's units, clipped or squashed into its bounds.
         """
         if isinstance(self.actions, DiscreteActions):
-            return np.argmax(outputs, axis=1).astype(np.int64) + self.actions.start
+            best: Array = np.argmax(outputs, axis=1).astype(np.int64)
+            return best + self.actions.start
         box = self.actions
         low = np.asarray(box.low, dtype=np.float32)
         high = np.asarray(box.high, dtype=np.float32)
@@ -183,7 +184,8 @@ class PolicySpec:
             y = np.clip(y, -self.output_clip, self.output_clip)
         if box.squash == "tanh":
             y = low + np.float32(0.5) * (np.tanh(y) + np.float32(1.0)) * (high - low)
-        return np.clip(y, low, high).astype(np.float32).reshape(-1, *box.shape)
+        clipped: FloatArray = np.clip(y, low, high).astype(np.float32)
+        return clipped.reshape(-1, *box.shape)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_json` reads it back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Callable, TypeVar
 
@@ -18,15 +19,33 @@ def available_cores() -> int:
     return max(1, os.cpu_count() or 1)
 
 
-def limit_threads() -> None:
-    """One thread for each worker: more would fight for cores and change the order of sums."""
-    import sys
+class SingleThread:
+    """One thread in BLAS and torch while this is open.
 
-    from threadpoolctl import threadpool_limits
+    More would fight with the worker processes for cores, and change the order
+    of sums and with it the bits of a result.
+    """
 
-    threadpool_limits(1)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
+    def __init__(self) -> None:
+        from threadpoolctl import threadpool_limits
+
+        self._limits = threadpool_limits(1)
+        self._torch = sys.modules.get("torch")
+        self._threads = 0 if self._torch is None else int(self._torch.get_num_threads())
+        if self._torch is not None:
+            self._torch.set_num_threads(1)
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._limits.restore_original_limits()
+        if self._torch is not None:
+            self._torch.set_num_threads(self._threads)
+
+
+def _start_worker() -> None:
+    """Runs first in each worker process, which stays single-threaded for its whole life."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    SingleThread()
 
 
 class Workers:
@@ -41,6 +60,7 @@ class Workers:
             raise PopsError(f"Found {count} workers, expected at least one.")
         self.count = count
         self._executor: Any = None
+        self._single = SingleThread()
 
     def map(self, function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
         """`[function(*task) for task in tasks]`, in order.
@@ -49,14 +69,13 @@ class Workers:
             PopsError: what a task raised, or that a worker died (its memory, most likely).
         """
         if self.count == 1 or len(tasks) == 1:
-            limit_threads()
             return [function(*task) for task in tasks]
         from loky.process_executor import TerminatedWorkerError
 
         if self._executor is None:
             from loky import ProcessPoolExecutor
 
-            self._executor = ProcessPoolExecutor(self.count, initializer=limit_threads)
+            self._executor = ProcessPoolExecutor(self.count, initializer=_start_worker)
         futures = [self._executor.submit(function, *task) for task in tasks]
         try:
             return [future.result() for future in futures]
@@ -70,10 +89,11 @@ class Workers:
                 future.cancel()
 
     def close(self) -> None:
-        """Stop the processes."""
+        """Stop the processes and give back the threads."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, kill_workers=True)
             self._executor = None
+        self._single.close()
 
     def __enter__(self) -> Workers:
         return self

@@ -1,0 +1,143 @@
+"""Finished stages on disk, so that a run killed at any moment can go on.
+
+A stage is a function of what came before it and of derived seeds. Its result
+is written beside and renamed into place; `--resume` reads it instead of
+computing it, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable
+
+from pops.artifact import (
+    load_policy,
+    read_arrays,
+    read_json,
+    save_policy,
+    write_arrays,
+    write_json,
+)
+from pops.errors import ArtifactError, UsageError
+from pops.policy import NumpyPolicy
+from pops.spec import Array
+
+JOURNAL_FORMAT = "pops-journal-1"
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves: JSON-ready facts, policies by name, arrays by name."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    policies: Mapping[str, NumpyPolicy] = field(default_factory=dict)
+    arrays: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Journal:
+    """The stages of one run, each in a folder of its own."""
+
+    def __init__(self, root: Path, config: dict[str, Any], *, resume: bool, overwrite: bool):
+        """Open `root` for a new run, or for one to go on with.
+
+        Args:
+            root: the run's folder.
+            config: everything that decides the result; a resumed run must have the same.
+            resume: go on from the stages found there.
+            overwrite: remove the run found there first.
+
+        Raises:
+            UsageError: if there is a run and neither flag is given, both are, the
+                configuration differs, or the folder holds something else.
+        """
+        self.root = root
+        config = json.loads(json.dumps({"format": JOURNAL_FORMAT, **config}))
+        if resume and overwrite:
+            raise UsageError("Found both --resume and --overwrite; give one of them.")
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            self._open_existing(config, resume, overwrite)
+        if not (root / _CONFIG).exists():
+            write_json(root / _CONFIG, config)
+
+    def _open_existing(self, config: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        if not (self.root / _CONFIG).is_file():
+            raise UsageError(
+                f"{self.root} exists and is not a run of pops, so nothing in it is touched. "
+                "Give --out a new folder."
+            )
+        if overwrite:
+            shutil.rmtree(self.root)
+            return
+        if not resume:
+            raise UsageError(
+                f"{self.root} already holds a run. Add --resume to go on with it, --overwrite to "
+                "start anew, or give --out another folder."
+            )
+        found = read_json(self.root / _CONFIG)
+        if found.get("format") != JOURNAL_FORMAT:
+            raise ArtifactError(
+                f"{self.root} was written in format {found.get('format')!r}, this version goes on "
+                f"with {JOURNAL_FORMAT!r}. Use the pops version that wrote it, or --overwrite."
+            )
+        differing = sorted(k for k in {*found, *config} if found.get(k) != config.get(k))
+        if differing:
+            raise UsageError(
+                f"{self.root} was started with another {', '.join(differing)}; a resumed run needs "
+                "the same. Repeat the first command with --resume, or use --overwrite."
+            )
+        for leftover in self.root.glob("**/.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def stage(self, name: str, make: Callable[[], StageResult]) -> StageResult:
+        """The result of stage `name`: from disk if it was finished, otherwise made and kept.
+
+        `facts["seconds"]` tells how long it took when it was made.
+        """
+        folder = self.root / name
+        if folder.is_dir():
+            return _read(folder)
+        started = time.perf_counter()
+        result = make()
+        facts = {**result.facts, "seconds": round(time.perf_counter() - started, 3)}
+        _write(folder, StageResult(facts, result.policies, result.arrays))
+        return _read(folder)
+
+
+def _write(folder: Path, result: StageResult) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {folder}: {error.strerror}.") from error
+    try:
+        for name, policy in result.policies.items():
+            save_policy(partial / f"{name}.safetensors", policy)
+        if result.arrays:
+            write_arrays(partial / "arrays.npz", dict(result.arrays))
+        write_json(partial / "facts.json", result.facts)
+        os.chmod(partial, 0o755)
+        os.rename(partial, folder)
+    except OSError as error:
+        raise ArtifactError(
+            f"Cannot write {folder}: {error.strerror}. Free space, then add --resume to the "
+            "command; finished stages are kept."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read(folder: Path) -> StageResult:
+    arrays = folder / "arrays.npz"
+    return StageResult(
+        read_json(folder / "facts.json"),
+        {path.stem: load_policy(path)[0] for path in sorted(folder.glob("*.safetensors"))},
+        read_arrays(arrays) if arrays.is_file() else {},
+    )

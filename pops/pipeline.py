@@ -1,0 +1,133 @@
+"""compress(): Policy Pruning and Shrinking on one page.
+
+Livne and Cohen, "PoPS: Policy Pruning and Shrinking for Deep Reinforcement
+Learning", IEEE JSTSP 14(4), 2020 (arXiv 2001.05012): prune the policy under
+distillation from the teacher as far as its return allows, measure each
+layer's redundancy, shrink to a smaller dense network, distil, and repeat until
+the size converges. Then search below that size, and let the gate judge.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pops.candidate import Candidate
+from pops.config import CompressConfig
+from pops.envs import EnvSource
+from pops.errors import GateFailed
+from pops.evaluate import EvalResult
+from pops.finish import write_run
+from pops.gate import Verdict
+from pops.journal import Journal
+from pops.policy import NumpyPolicy
+from pops.select import Selection, choose, pass_gate
+from pops.spec import EnvSpec
+from pops.stages import (
+    State,
+    distil_stage,
+    measure_teacher,
+    prune_stage,
+    search_stage,
+    shrink_stage,
+    visit_stage,
+)
+from pops.students import TeacherSource, as_teacher
+from pops.tracking import Tracker
+from pops.workers import Workers, available_cores
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """A finished compression."""
+
+    path: Path
+    manifest: dict[str, Any]
+    student: NumpyPolicy
+    verdict: Verdict
+
+    def require(self) -> CompressResult:
+        """This result, if the gate passed.
+
+        Raises:
+            GateFailed: with the reason in words.
+        """
+        if not self.verdict.passed:
+            raise GateFailed(f"The gate did not pass. {self.verdict.reason}")
+        return self
+
+
+def compress(
+    teacher: TeacherSource,
+    env: EnvSource | str,
+    out: Path | str,
+    config: CompressConfig | None = None,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    tracker: Tracker | None = None,
+    command: str | None = None,
+) -> CompressResult:
+    """Compress a teacher to the smallest dense student that is provably no worse.
+
+    Args:
+        teacher: a file or run, a loaded `Teacher`, a policy, or any `torch.nn.Module` that maps
+            float32 observations (N, *observation_shape) to logits or mean actions.
+        env: an id, an `EnvSpec`, or any function that makes a `gymnasium.Env`.
+        out: the run's folder.
+        config: stages and budgets; the default preset at standard effort if None.
+        workers: processes; as many as there are cores if None. The result does not depend on it.
+        resume: go on with the run in `out` from its last finished stage.
+        overwrite: remove the run in `out` first.
+        tracker: where progress is shown and recorded; silent if None.
+        command: the command line to record in the manifest.
+
+    Returns:
+        The student with its verdict; a gate that failed is a result too (`verdict.passed`).
+
+    Raises:
+        PopsError: for anything that a user can mend; finished stages are kept.
+    """
+    started = time.perf_counter()
+    requested = config or CompressConfig()
+    config = requested.resolved()
+    source: EnvSource = EnvSpec(env) if isinstance(env, str) else env
+    origin = as_teacher(teacher, source)
+    fingerprint = {"config": requested.to_json(), "env": repr(source), "teacher": origin.sha256}
+    journal = Journal(Path(out), fingerprint, resume=resume, overwrite=overwrite)
+    quiet = tracker or Tracker(None, "quiet", tensorboard=False)
+    with Workers(workers or available_cores()) as pool:
+        state = State(journal, quiet, pool, config, origin, source)
+
+        measure_teacher(state)
+        visit_stage(state)
+        converged = False
+        for iteration in range(1, config.iterations + 1):
+            pruned = prune_stage(state, iteration)
+            smaller = shrink_stage(state, iteration, pruned)
+            converged = smaller.num_parameters > (1 - config.convergence) * state.num_parameters
+            if smaller == state.arch or not distil_stage(state, iteration, pruned, smaller):
+                break
+            if converged or state.within_budget():
+                break
+        candidates = search_stage(state)
+        selection = choose(state, candidates)
+        verdict = pass_gate(state, selection)
+
+        manifest = write_run(
+            state, selection, verdict, time.perf_counter() - started, command, requested
+        )
+    student = selection.candidate.policy(state.lesson)
+    return CompressResult(Path(out), manifest, student, verdict)
+
+
+__all__ = [
+    "Candidate",
+    "CompressResult",
+    "EvalResult",
+    "Selection",
+    "compress",
+]

@@ -1,0 +1,70 @@
+"""Evaluations and candidates as stage results, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pops.candidate import Candidate, describe
+from pops.distill import Lesson
+from pops.evaluate import EvalResult
+from pops.journal import StageResult
+
+
+def result_to(result: EvalResult | None) -> dict[str, Any] | None:
+    """Every episode, JSON-ready; floats survive exactly."""
+    if result is None:
+        return None
+    return {
+        "seeds": list(result.seeds),
+        "returns": [float(r) for r in result.returns],
+        "lengths": [int(n) for n in result.lengths],
+        "successes": None if result.successes is None else [bool(s) for s in result.successes],
+    }
+
+
+def result_from(data: dict[str, Any]) -> EvalResult:
+    """What `result_to` wrote."""
+    successes = data["successes"]
+    return EvalResult(
+        tuple(data["seeds"]),
+        np.asarray(data["returns"], np.float64),
+        np.asarray(data["lengths"], np.int64),
+        None if successes is None else np.asarray(successes, bool),
+    )
+
+
+def candidate_to(
+    candidate: Candidate, lesson: Lesson, others: Sequence[Candidate] = ()
+) -> StageResult:
+    """A candidate with the states that it, or all `others`, visited."""
+    arrays = {}
+    sources = [c for c in (others or [candidate]) if c.own_labels is not None]
+    if sources:
+        arrays = {
+            "inputs": np.concatenate([c.own_inputs for c in sources if c.own_inputs is not None]),
+            "labels": np.concatenate([c.own_labels for c in sources if c.own_labels is not None]),
+        }
+    facts = {
+        **describe(candidate),
+        "loss": candidate.loss,
+        "rounds": candidate.rounds,
+        "result": result_to(candidate.result),
+        "entrants": [describe(c) for c in others],
+    }
+    return StageResult(facts, {"candidate": candidate.policy(lesson)}, arrays)
+
+
+def candidate_from(stage: StageResult, name: str) -> Candidate:
+    """The candidate that `candidate_to` wrote, without the states it visited."""
+    policy, facts = stage.policies[name], stage.facts
+    return Candidate(
+        facts["name"],
+        policy.arch,
+        policy.parameters,
+        result_from(facts["result"]),
+        facts["loss"],
+        facts["rounds"],
+    )

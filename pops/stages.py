@@ -1,0 +1,394 @@
+"""The stages of a compression, each finished on disk before the next begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from pops.arch import NetArch
+from pops.artifact import RUN_FORMAT
+from pops.candidate import Candidate, can_inherit, describe, inherit, teach
+from pops.config import CompressConfig
+from pops.distill import Lesson, calibrate_temperature, folded_copy
+from pops.envs import EnvSource
+from pops.errors import PopsError
+from pops.evaluate import EvalResult, evaluate, play_random
+from pops.gate import check_teacher, margin
+from pops.journal import Journal, StageResult
+from pops.network import Scaling
+from pops.policy import NumpyPolicy, Parameters
+from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
+from pops.record import candidate_from, candidate_to, result_from, result_to
+from pops.rollout import ReplayBuffer, Sampler, collect, label, play_sampling
+from pops.search import search
+from pops.seeds import random_seeds, screening_seeds, training_block
+from pops.shrink import shrink
+from pops.students import Origin
+from pops.tracking import Tracker
+from pops.workers import Workers
+
+__all__ = ["RUN_FORMAT", "State"]
+
+VALIDATION_BLOCK = 1
+DISTIL_BLOCK = 2
+VALIDATION_EPISODES = 200
+DISTIL_EPISODES = 48
+RANDOM_EPISODES = 100
+VISITED_STATES = 6000
+
+
+@dataclass
+class State:
+    """What one compression knows so far. Stages read it and move it on."""
+
+    journal: Journal
+    tracker: Tracker
+    workers: Workers
+    config: CompressConfig
+    origin: Origin
+    env: EnvSource
+    teacher_result: EvalResult = field(init=False)
+    """The teacher on the validation block of the screening seeds."""
+    random_result: EvalResult = field(init=False)
+    guard: ReturnGuard = field(init=False)
+    lesson: Lesson = field(init=False)
+    buffer: ReplayBuffer = field(init=False)
+    arch: NetArch = field(init=False)
+    """The latest student that met the objective."""
+    parameters: Parameters = field(init=False)
+    iterations: list[dict[str, Any]] = field(default_factory=list)
+    ladder: list[Candidate] = field(default_factory=list)
+    """Every size that was tried, with its screening return."""
+    environment_steps: int = 0
+    initial: NetArch = field(init=False)
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the latest student."""
+        return self.arch.num_parameters
+
+    def within_budget(self) -> bool:
+        """Whether `--max-params` is met."""
+        budget = self.config.max_params
+        return budget is not None and self.num_parameters <= budget
+
+    def sampler(self) -> Sampler | None:
+        """How a stochastic teacher acts; None for deterministic actions."""
+        return self.origin.sampler if self.config.stochastic else None
+
+    def play_teacher(self, seeds: range) -> EvalResult:
+        """The teacher's episodes, sampled or deterministic as configured."""
+        sampler = self.sampler()
+        if sampler is None:
+            return evaluate(self.origin.behaviour, self.env, seeds, self.workers)
+        return play_sampling(self.origin.behaviour, sampler, self.env, tuple(seeds))
+
+
+def measure_teacher(state: State) -> None:
+    """Returns of teacher and random policy; the bounds that guard pruning follow from them.
+
+    Raises:
+        PopsError: if the teacher is not clearly better than random.
+    """
+    seed = state.config.seed
+    state.tracker.begin("load")
+
+    def make() -> StageResult:
+        teacher = state.play_teacher(screening_seeds(seed, VALIDATION_EPISODES, VALIDATION_BLOCK))
+        random = play_random(state.env, random_seeds(seed, RANDOM_EPISODES))
+        check_teacher(teacher, random)
+        other = None
+        if state.origin.sampler is not None and not state.config.stochastic:
+            seeds = tuple(screening_seeds(seed, 50, VALIDATION_BLOCK))
+            other = play_sampling(
+                state.origin.behaviour, state.origin.sampler, state.env, seeds
+            ).mean
+        return StageResult(
+            {"teacher": result_to(teacher), "random": result_to(random), "sampled_mean": other}
+        )
+
+    facts = state.journal.stage("start/returns", make).facts
+    teacher, random = result_from(facts["teacher"]), result_from(facts["random"])
+    sampled = facts["sampled_mean"]
+    allowed = margin(teacher, random, state.config.gate.max_drop)
+    state.teacher_result, state.random_result = teacher, random
+    state.guard = ReturnGuard(
+        lower_bound=random.mean + 0.5 * (teacher.mean - random.mean),
+        objective=teacher.mean - allowed,
+        seeds=tuple(screening_seeds(seed, state.config.prune.guard_episodes)),
+    )
+    state.environment_steps += int(teacher.lengths.sum() + random.lengths.sum())
+    state.tracker.say(
+        f"teacher {state.origin.arch} ({state.origin.arch.num_parameters:,} parameters) returns "
+        f"{teacher.mean:.2f} ± {teacher.std:.2f}, random actions {random.mean:.2f}; "
+        f"no worse means within {allowed:.2f}"
+    )
+    error = teacher.std / math.sqrt(len(teacher.seeds))
+    if sampled is not None and sampled > teacher.mean + max(allowed, 3 * error):
+        state.tracker.say(
+            f"the teacher plays better when it samples its actions ({sampled:.2f}) than by its "
+            "best action; consider --stochastic"
+        )
+
+
+def visit_stage(state: State) -> None:
+    """States that the teacher visits, its labels for them, and what follows from those."""
+    state.tracker.begin("rollout")
+    config, spec = state.config, state.origin.spec
+    state.buffer = ReplayBuffer(spec)
+
+    def make() -> StageResult:
+        observations = collect(
+            state.origin.behaviour,
+            None,
+            state.env,
+            teacher_share=1.0,
+            states=max(VISITED_STATES, config.distill.states),
+            first_seed=training_block(config.seed, "visit"),
+            workers=state.workers,
+            sampler=state.sampler(),
+        )
+        buffer = ReplayBuffer(spec)
+        buffer.add(observations, label(state.origin.behaviour, observations))
+        inputs, labels = buffer.arrays()
+        return StageResult(arrays={"inputs": inputs, "labels": labels})
+
+    arrays = state.journal.stage("start/states", make).arrays
+    inputs, labels = arrays["inputs"], arrays["labels"]
+    _remember(state, arrays)
+    temperature = config.distill.temperature or calibrate_temperature(spec, labels)
+    dense = len(spec.input_shape) == 1
+    scaling = Scaling.of(inputs) if dense and config.distill.standardise else None
+    state.lesson = Lesson(
+        state.origin.behaviour,
+        state.env,
+        temperature,
+        config.distill,
+        config.seed,
+        state.sampler(),
+        scaling,
+    )
+    state.arch = state.initial = state.origin.arch
+    if state.origin.policy is not None:
+        state.parameters = folded_copy(state.origin.policy, temperature)
+    else:
+        _first_student(state)
+
+
+def _first_student(state: State) -> None:
+    """A network that cannot be read cannot be copied: the first student is taught instead."""
+
+    def make() -> StageResult:
+        inputs, labels = state.buffer.arrays()
+        fresh = Candidate(str(state.arch), state.arch)
+        seeds = tuple(screening_seeds(state.config.seed, DISTIL_EPISODES, DISTIL_BLOCK))
+        rounds = 2 * state.config.distill.rounds
+        return candidate_to(
+            teach(fresh, inputs, labels, state.lesson, rounds, seeds, (0, 0, 0)), state.lesson
+        )
+
+    result = state.journal.stage("start/student", make)
+    candidate = candidate_from(result, "candidate")
+    if candidate.parameters is None or candidate.mean < state.guard.lower_bound:
+        raise PopsError(
+            f"A {state.arch} student could not be taught to play like the given module (mean "
+            f"return {candidate.mean:.2f}); expected at least {state.guard.lower_bound:.2f}."
+        )
+    state.parameters = candidate.parameters
+    _remember(state, result.arrays)
+
+
+def _remember(state: State, arrays: Any) -> None:
+    """Keep states that a stage visited: all data is kept."""
+    if "inputs" in arrays and len(arrays["labels"]):
+        state.buffer.extend(arrays["inputs"], arrays["labels"])
+        state.environment_steps += len(arrays["labels"])
+
+
+def prune_stage(state: State, iteration: int) -> NumpyPolicy:
+    """Iterative policy pruning of the latest student; its sparse network."""
+    state.tracker.begin("prune", iteration)
+
+    def watch(point: CurvePoint) -> None:
+        state.tracker.record(
+            "evaluation",
+            **dataclasses.asdict(point),
+            episodes=len(state.guard.seeds),
+            num_parameters=state.num_parameters,
+        )
+        state.tracker.show(
+            iteration=iteration,
+            stage="prune",
+            sparsity=point.sparsity,
+            mean=point.mean,
+            parameters=state.num_parameters,
+        )
+
+    def make() -> StageResult:
+        buffer = state.buffer.copy()
+        before = len(buffer)
+        pruned = iterative_policy_pruning(
+            state.arch,
+            state.parameters,
+            buffer,
+            state.lesson,
+            state.guard,
+            state.config.prune,
+            state.workers,
+            (1, iteration),
+            watch,
+        )
+        inputs, labels = buffer.arrays()
+        facts = {
+            "nonzeros_per_layer": list(pruned.nonzeros_per_layer),
+            "sparsity": pruned.sparsity,
+            "curve": [dataclasses.asdict(point) for point in pruned.curve],
+            "updates": pruned.updates,
+        }
+        policy = NumpyPolicy(state.lesson.spec, state.arch, pruned.parameters)
+        return StageResult(
+            facts, {"pruned": policy}, {"inputs": inputs[before:], "labels": labels[before:]}
+        )
+
+    result = state.journal.stage(f"iterations/{iteration}/prune", make)
+    _remember(state, result.arrays)
+    state.iterations.append(
+        {
+            "index": iteration,
+            "pruned_net_arch": state.arch.to_json(),
+            "seconds": result.facts["seconds"],
+            "sparsity": result.facts["sparsity"],
+            "nonzeros_per_layer": result.facts["nonzeros_per_layer"],
+            "redundancy_per_layer": list(
+                redundancy(state.initial, tuple(result.facts["nonzeros_per_layer"]))
+            ),
+            "curve": result.facts["curve"],
+        }
+    )
+    return result.policies["pruned"]
+
+
+def shrink_stage(state: State, iteration: int, pruned: NumpyPolicy) -> NetArch:
+    """The smaller dense architecture that the non-zeros ask for."""
+    entry = state.iterations[-1]
+    smaller = shrink(state.initial, state.arch, entry["nonzeros_per_layer"])
+    state.tracker.say(
+        f"iteration {iteration}: {entry['sparsity']:.1%} of {state.arch} is redundant "
+        f"-> {smaller}, {smaller.num_parameters:,} parameters"
+    )
+    entry.update(
+        net_arch=smaller.to_json(),
+        num_parameters=smaller.num_parameters,
+        num_weights=smaller.num_weights,
+    )
+    if smaller == state.arch:
+        entry.update(mean=entry["curve"][-1]["mean"], std=entry["curve"][-1]["std"], episodes=0)
+    return smaller
+
+
+def distil_stage(state: State, iteration: int, pruned: NumpyPolicy, smaller: NetArch) -> bool:
+    """Teach the smaller network; whether it met the objective and is the latest student now."""
+    state.tracker.begin("distil", iteration)
+
+    def make() -> StageResult:
+        entrants = [Candidate("fresh", smaller)]
+        if state.config.distill.race_warm_start and can_inherit(smaller, pruned.arch):
+            weights = inherit(smaller, pruned.arch, pruned.parameters)
+            entrants.append(Candidate("inherited", smaller, weights))
+        inputs, labels = state.buffer.arrays()
+        seeds = tuple(screening_seeds(state.config.seed, DISTIL_EPISODES, DISTIL_BLOCK))
+        tasks = [
+            (
+                entrant,
+                inputs,
+                labels,
+                state.lesson,
+                state.config.distill.rounds,
+                seeds,
+                (2, iteration, index),
+            )
+            for index, entrant in enumerate(entrants)
+        ]
+        taught = state.workers.map(teach, tasks)
+        winner = max(taught, key=lambda c: (c.mean, -c.loss))
+        return candidate_to(winner, state.lesson, others=taught)
+
+    result = state.journal.stage(f"iterations/{iteration}/distil", make)
+    winner = dataclasses.replace(candidate_from(result, "candidate"), name=f"iteration {iteration}")
+    _remember(state, result.arrays)
+    assert winner.result is not None
+    assert winner.parameters is not None
+    entry = state.iterations[-1]
+    entry.update(
+        mean=winner.result.mean,
+        std=winner.result.std,
+        episodes=len(winner.result.seeds),
+        start=result.facts["name"],
+        seconds=round(entry["seconds"] + result.facts["seconds"], 3),
+    )
+    state.ladder.append(winner)
+    state.tracker.record("candidate", **_scalars(winner), kept=True)
+    state.tracker.say(
+        f"iteration {iteration}: {smaller} distilled ({result.facts['name']} weights) returns "
+        f"{winner.mean:.2f} on {len(winner.result.seeds)} screening episodes"
+    )
+    if winner.mean < state.guard.objective:
+        return False
+    state.arch, state.parameters = smaller, winner.parameters
+    return True
+
+
+def search_stage(state: State) -> list[Candidate]:
+    """Students to choose from: those of the iterations and those found below convergence."""
+    if not state.config.search.enabled:
+        return list(state.ladder)
+    state.tracker.begin("search")
+
+    def make() -> StageResult:
+        rungs = search(
+            state.arch,
+            state.parameters,
+            state.buffer,
+            state.lesson,
+            state.guard,
+            state.config.search,
+            state.workers,
+        )
+        last: dict[str, Candidate] = {}
+        for rung in rungs:
+            last.update({candidate.name: candidate for candidate in rung})
+        kept = sorted(last.values(), key=lambda c: c.arch.num_parameters)
+        policies = {f"{i:02d}": c.policy(state.lesson) for i, c in enumerate(kept)}
+        facts = [
+            {**describe(c), "loss": c.loss, "rounds": c.rounds, "result": result_to(c.result)}
+            for c in kept
+        ]
+        return StageResult({"candidates": facts, "rungs": len(rungs)}, policies)
+
+    result = state.journal.stage("search/candidates", make)
+    found = [
+        Candidate(
+            facts["name"],
+            result.policies[f"{i:02d}"].arch,
+            result.policies[f"{i:02d}"].parameters,
+            result_from(facts["result"]),
+            facts["loss"],
+            facts["rounds"],
+        )
+        for i, facts in enumerate(result.facts["candidates"])
+    ]
+    for candidate in found:
+        state.tracker.record("candidate", **_scalars(candidate), kept=True)
+        state.tracker.say(
+            f"search: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
+            f"{candidate.mean:.2f}"
+        )
+    state.ladder.extend(found)
+    return list(state.ladder)
+
+
+def _scalars(candidate: Candidate) -> dict[str, Any]:
+    facts = describe(candidate)
+    return {key: facts[key] for key in ("name", "num_parameters", "mean", "std", "episodes")}
