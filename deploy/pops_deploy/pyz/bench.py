@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ from .memory import measure
 from .policy import DevicePolicy
 from .runtimes import Entry, entries, load
 from .selftest import check_entry
-from .timing import Candidate, TimingConfig, harness_overhead, interleaved, median, summarise
+from .timing import (
+    Candidate,
+    TimingConfig,
+    clock_cost,
+    harness_overhead,
+    interleaved,
+    median,
+    summarise,
+)
 
 FORMAT = "pops-device-bench-1"
 STAGE_CALLS = 500
@@ -61,18 +70,19 @@ def bench(
         reasons = [str(check["message"]) for check in [*failed, *missing]]
         raise DeviceError(" ".join(reasons[:1]) or "The bundle holds nothing for these runtimes.")
     loaded = [_load(bundle, entry, check) for entry, check in passed]
+    clock = clock_cost()
     report: dict[str, Any] = {
         "format": FORMAT,
         "complete": False,
         "bundle": {"made_by": bundle.facts.get("made_by"), "bytes": bundle.path.stat().st_size},
         "machine": machine.facts(),
         "harness": {
-            "overhead_ns": harness_overhead(),
+            "clock_ns": clock,
+            "overhead_ns": harness_overhead(clock),
             "windows": timing.windows,
             "window_seconds": timing.window_seconds,
             "warmup_seconds": timing.warmup_seconds,
             "threads": 1,
-            "observations": "golden vectors that lie within the calibrated range",
         },
         "rows": [item.row for item in loaded],
         "missing": missing,
@@ -83,10 +93,10 @@ def bench(
     candidates = [Candidate(item.entry.name, item.policy.step, item.inputs) for item in loaded]
     for measured in interleaved(candidates, timing):
         for item, windows in zip(loaded, measured):
-            item.row["latency_ns"] = summarise(windows).to_json()
+            item.row["latency_ns"] = summarise(windows, clock).to_json()
         yield report
     for item in loaded:
-        item.row["stages_ns"] = stages(item.policy, item.inputs)
+        item.row["stages_ns"] = stages(item.policy, item.inputs, clock)
         if memory:
             item.row["memory"] = _memory(bundle, item.entry)
     report["remarks"] = remarks(report["rows"])
@@ -97,13 +107,11 @@ def bench(
 def _load(bundle: Bundle, entry: Entry, check: dict[str, Any]) -> Loaded:
     policy = load(bundle, entry)
     golden = bundle.golden(entry.policy)
-    observations = golden["observations"]
-    usual = golden.get("usual")
-    rows = [
-        observations.row(index)
-        for index in range(observations.rows)
-        if usual is None or usual.values[index]
-    ]
+    observations = golden.get("visited", golden["observations"])
+    rows = [observations.row(index) for index in range(observations.rows)]
+    rows = [row for row in rows if all(map(math.isfinite, row))]
+    if not rows:
+        raise DeviceError(f"{entry.name} has no finite observation to measure with.")
     row = {
         "policy": entry.policy["name"],
         "role": entry.policy["role"],
@@ -117,6 +125,7 @@ def _load(bundle: Bundle, entry: Entry, check: dict[str, Any]) -> Loaded:
         "sha256": entry.facts["sha256"],
         "evaluation": entry.facts.get("evaluation"),
         "golden": check["golden"],
+        "observations": "visited" if "visited" in golden else "golden",
         "latency_ns": None,
         "stages_ns": None,
         "memory": None,
@@ -131,8 +140,8 @@ def _memory(bundle: Bundle, entry: Entry) -> dict[str, Any]:
         return {"resident_gain_bytes": None, "peak_bytes": None, "message": str(error)}
 
 
-def stages(policy: DevicePolicy, inputs: list[Any]) -> dict[str, Any]:
-    """Median nanoseconds before, inside and after the network, the clock's own cost included.
+def stages(policy: DevicePolicy, inputs: list[Any], cost: float) -> dict[str, Any]:
+    """Median nanoseconds before, inside and after the network, the clock's cost taken off.
 
     Measured apart from the whole call, because a clock between its parts would slow
     it down. `inside` comes from a loop in C where the runtime has one, free of the
@@ -151,7 +160,7 @@ def stages(policy: DevicePolicy, inputs: list[Any]) -> dict[str, Any]:
         end = clock()
         for part, elapsed in zip(parts, (ready - start, done - ready, end - done)):
             part.append(elapsed)
-    before, inside, after = (median(sorted(part)) for part in parts)
+    before, inside, after = (max(0.0, median(sorted(part)) - cost) for part in parts)
     alone = policy.inside_ns(inputs)
     return {
         "before": before,
@@ -163,26 +172,28 @@ def stages(policy: DevicePolicy, inputs: list[Any]) -> dict[str, Any]:
 
 def remarks(rows: list[dict[str, Any]]) -> list[str]:
     """Say what would be missed: int8 slower than fp32, a student slower than its teacher."""
-    found = []
-    medians = {
-        (row["policy"], row["role"], row["file"]): row["latency_ns"]["median"]
+    measured = {
+        (row["policy"], row["role"], row["file"]): row["latency_ns"]
         for row in rows
         if row["latency_ns"] is not None
     }
-    for (name, role, key), value in medians.items():
+    found = []
+    for (name, role, key), latency in measured.items():
+        against = []
         if "int8" in key:
-            float_key = key.replace("int8", "f32" if key.startswith("c_") else "fp32")
-            other = medians.get((name, role, float_key))
-            if other is not None and value > other:
-                found.append(
-                    f"{name}: {key} is slower than {float_key} here ({value:.0f} ns against "
-                    f"{other:.0f} ns)."
-                )
+            floats = key.replace("int8", "f32" if key.startswith("c_") else "fp32")
+            against.append((floats, measured.get((name, role, floats))))
         if role == "student":
-            for (teacher, its_role, its_key), other in medians.items():
-                if its_role == "teacher" and its_key == key and value > other:
-                    found.append(
-                        f"{name}: {key} is slower than its teacher {teacher} ({value:.0f} ns "
-                        f"against {other:.0f} ns)."
-                    )
+            against += [
+                (f"its teacher's ({teacher})", other)
+                for (teacher, its_role, its_key), other in measured.items()
+                if its_role == "teacher" and its_key == key
+            ]
+        for what, other in against:
+            # Medians move from window to window; only windows that do not overlap say anything.
+            if other is not None and latency["interval"][0] > other["interval"][1]:
+                found.append(
+                    f"{name}: {key} is slower than {what} here ({latency['median']:.0f} ns "
+                    f"against {other['median']:.0f} ns)."
+                )
     return found

@@ -81,7 +81,7 @@ def allowed(entry: Entry, outputs: GoldenArray) -> float:
         distinct = sorted(set(finite))
         gaps = [b - a for a, b in zip(distinct, distinct[1:])]
         return int(entry.policy.get("layers", 1)) * 1.001 * min(gaps, default=0.0)
-    return FLOAT_TOLERANCE * max([1.0, *map(abs, finite)])
+    return FLOAT_TOLERANCE * float(max([1.0, *map(abs, finite)]))
 
 
 def _bits(values: list[float]) -> bytes:
@@ -91,7 +91,7 @@ def _bits(values: list[float]) -> bytes:
 def _difference(a: float, b: float) -> float:
     if a == b or (a != a and b != b):
         return 0.0
-    difference = abs(a - b)
+    difference: float = abs(a - b)
     return difference if math.isfinite(difference) else math.inf
 
 

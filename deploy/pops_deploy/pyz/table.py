@@ -50,10 +50,11 @@ def bench_table(report: dict[str, Any]) -> str:
     machine = report["machine"]
     about = machine["model"] or machine["processor"] or machine["machine"]
     lines.append(
-        f"{about}, Python {machine['python']}, one thread, one observation at a time; the harness "
-        f"itself adds {report['harness']['overhead_ns']:.0f} ns."
+        f"{about}, Python {machine['python']}, one thread, one observation at a time; the "
+        f"harness adds {report['harness']['overhead_ns']:.0f} ns."
     )
-    lines += [str(row["message"]) for row in [*report["missing"], *report["failed"]]]
+    messages = [str(row["message"]) for row in [*report["missing"], *report["failed"]]]
+    lines += dict.fromkeys(messages)
     lines += report["remarks"]
     if not report["complete"]:
         lines.append("Interrupted: only what was measured until then is shown.")

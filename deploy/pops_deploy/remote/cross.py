@@ -54,6 +54,7 @@ FLAGS = (
     "-fvisibility=hidden",
     "-ffunction-sections",
     "-fdata-sections",
+    "-fno-asynchronous-unwind-tables",
 )
 FREESTANDING = ("-ffreestanding", "-fno-builtin", "-fno-tree-loop-distribute-patterns")
 LINK = (
@@ -64,6 +65,13 @@ LINK = (
     "-Wl,-Bsymbolic",
     "-Wl,--gc-sections",
     "-Wl,--build-id=none",
+    # Nothing here is relocated after loading; read-only relocations would only pad to a page,
+    # which is 64 KiB on aarch64.
+    "-Wl,-z,norelro",
+    "-Wl,-z,noseparate-code",
+    "-Wl,--hash-style=gnu",
+    # Kernels with pages of 16 KiB (Raspberry Pi 5) and 64 KiB load nothing aligned to less.
+    "-Wl,-z,max-page-size=65536",
     "-s",
 )
 
