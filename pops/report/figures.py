@@ -59,7 +59,10 @@ def draw(run_dir: Path, manifest: dict[str, Any]) -> list[Path]:
     """
     import matplotlib as mpl
 
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):
+    # A user's matplotlibrc changes nothing; the backend is not drawn with and stays as it is.
+    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **STYLE}
+    settings.pop("backend", None)
+    with mpl.rc_context(settings):
         figures = {"size_vs_return": size_against_return(manifest)}
         if any(entry.get("curve") for entry in manifest.get("iterations", [])):
             figures["sparsity_vs_return"] = sparsity_against_return(manifest)
@@ -71,7 +74,7 @@ def draw(run_dir: Path, manifest: dict[str, Any]) -> list[Path]:
 
 def size_against_return(manifest: dict[str, Any]) -> Figure:
     """Parameters, on a logarithmic axis, against the mean return with its 95 % interval."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure, axes = _figure()
     played = manifest["evaluation"]
@@ -97,7 +100,11 @@ def size_against_return(manifest: dict[str, Any]) -> Figure:
     _levels(axes, manifest, margin=True)
     axes.set_xscale("log")
     axes.margins(x=0.08)
+    smallest, largest = axes.get_xlim()
+    decades = math.log10(largest / smallest)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters (weights and biases)")
     axes.set_ylabel("episodic return (mean, 95 % interval)")
     _limit(axes, manifest, [*tried, teacher, chosen])
@@ -179,10 +186,10 @@ def _is_point(entry: dict[str, Any]) -> bool:
     return bool(entry.get("num_parameters")) and mean is not None and math.isfinite(mean)
 
 
-def _points(axes: Axes, entries: Sequence[dict[str, Any]], **style: Any) -> None:
+def _points(axes: Axes, entries: Sequence[dict[str, Any]], label: str, **style: Any) -> None:
     if not entries:
         return
-    axes.errorbar(
+    bars = axes.errorbar(
         [entry["num_parameters"] for entry in entries],
         [entry["mean"] for entry in entries],
         yerr=[half_width(entry) for entry in entries],
@@ -191,6 +198,8 @@ def _points(axes: Axes, entries: Sequence[dict[str, Any]], **style: Any) -> None
         capsize=2.5,
         **style,
     )
+    # The legend shows the marker alone; with its bar it is hard to make out.
+    bars.lines[0].set_label(label)
 
 
 def _levels(
