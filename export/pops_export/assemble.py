@@ -28,8 +28,8 @@ TFLITE_RECIPES = {
 class Assembly:
     """An artifact while it is being written.
 
-    `core` is the full-integer .tflite that C is generated from, whatever
-    formats were asked for.
+    `core` is the int8 .tflite, float32 at its ends, that C is generated from,
+    whatever formats and ends were asked for.
     """
 
     folder: Path
@@ -126,19 +126,16 @@ def write_quantised_files(assembly: Assembly) -> None:
 
 def _write_tflite(assembly: Assembly, network: Network, prepared: bytes, recipe: str) -> None:
     key, name = TFLITE_RECIPES[recipe]
-    if recipe.startswith("dynamic"):
-        network = plain(assembly.quantised)
-        prepared = tflite_file.convert(network)
     model = tflite_file.quantise(prepared, network, recipe, assembly.states)
     model = tflite_surgery.tidy(model)
     io = tflite_file.float_io(model, network)
     if recipe.startswith("static"):
         io.update(integer_facts(model, network))
-        integer = tflite_surgery.integer_ends(model)
         if recipe == "static_wi8_ai8":
             assembly.core = assembly.scratch / "core.tflite"
-            write_bytes(assembly.core, integer)
+            write_bytes(assembly.core, model)
         if assembly.config.io == "int8":
+            integer = tflite_surgery.integer_ends(model)
             model, io = integer, {**io, **integer_io(integer, io)}
     if "tflite" in assembly.config.formats:
         write_bytes(assembly.folder / name, model)
@@ -183,11 +180,12 @@ def integer_io(model: bytes, io: dict[str, Any]) -> dict[str, Any]:
 def artifact_id(files: dict[str, dict[str, Any]], student: str, core: Path | None) -> str:
     """SHA-256 over the hashes of the policy files.
 
-    C is left out, because it carries the id; the integer core that it is
+    C is left out, because it carries the id; the int8 .tflite that it is
     generated from stands in for it.
     """
-    hashes = {key: facts["sha256"] for key, facts in files.items() if not key.startswith("c_")}
-    hashes.pop("arduino", None)
+    hashes = {
+        key: facts["sha256"] for key, facts in files.items() if key.startswith(("onnx", "tflite"))
+    }
     hashes["student"] = student
     if core is not None:
         hashes["core"] = sha256_file(core)

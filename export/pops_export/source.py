@@ -13,6 +13,7 @@ from pops.errors import EnvironmentFailure, GateFailed, PopsError, UsageError
 from pops.policy import NumpyPolicy
 from pops.spec import Array, EnvSpec
 from pops_export.config import ExportConfig
+from pops_export.recorder import Recorder
 
 TEACHER_GATE_SEED = 1_900_000_000
 """First gate seed where no run says which seeds are still fresh."""
@@ -129,32 +130,12 @@ def visited_states(policy: NumpyPolicy, env: EnvSpec, count: int) -> Array:
     """At least some, at most `count` observations that the policy meets while it plays."""
     from pops.evaluate import play
 
-    recorder = _Recorder(policy)
+    recorder = Recorder(policy)
     episodes, seed = 10, STATES_SEED
     while recorder.count < count and seed < STATES_SEED + 1000:
         play(recorder, env, range(seed, seed + episodes))
         seed += episodes
-    states = np.concatenate(recorder.seen)
-    index = np.linspace(0, len(states) - 1, min(count, len(states))).astype(int)
-    return states[index]
-
-
-class _Recorder:
-    """A Policy that keeps what it sees."""
-
-    def __init__(self, policy: NumpyPolicy) -> None:
-        self.spec = policy.spec
-        self._policy = policy
-        self.seen: list[Array] = []
-        self.count = 0
-
-    def outputs(self, observations: Array) -> Array:
-        return self._policy.outputs(observations)
-
-    def act(self, observations: Array) -> Array:
-        self.seen.append(np.array(observations))
-        self.count += len(observations)
-        return self._policy.act(observations)
+    return recorder.states(count)
 
 
 def _check_states(policy: NumpyPolicy, states: Array, name: str) -> None:

@@ -13,6 +13,7 @@ from pops.spec import Array, FloatArray, PolicySpec
 from pops_export.stage import Network, flat_observations, image_observations
 
 CALIBRATION_ROWS = 256
+CALIBRATION_IMAGES = 1024
 INTEGER_ACTIVATIONS = ("relu", "tanh", "identity")
 
 
@@ -116,7 +117,8 @@ def calibration_rows(network: Network, states: Array) -> Array:
     """
     from pops.policy import activate
 
-    rows = set(np.linspace(0, len(states) - 1, min(len(states), CALIBRATION_ROWS), dtype=int))
+    most = CALIBRATION_IMAGES if network.image else CALIBRATION_ROWS
+    rows = set(np.linspace(0, len(states) - 1, min(len(states), most), dtype=int))
     if network.image:
         return np.array(sorted(rows))
     x = network.stage.apply(flat_observations(network.spec, states))
@@ -156,7 +158,11 @@ def float_io(model: bytes, network: Network) -> dict[str, Any]:
         "input_tensor": inputs["observation"]["name"],
         "input_dtype": "float32",
         "input_shape": [int(n) for n in inputs["observation"]["shape"]],
-        "layout": "channels_last" if network.image else "index" if network.stage.one_hot else "flat",
+        "layout": "channels_last"
+        if network.image
+        else "index"
+        if network.stage.one_hot
+        else "flat",
         "output_names": ["outputs", "action"],
         "output_tensors": {name: outputs[name]["name"] for name in ("outputs", "action")},
         "action_dtype": np.dtype(outputs["action"]["dtype"]).name,

@@ -1,0 +1,156 @@
+"""Distillation with fake quantisation: weights that know they will be rounded to int8.
+
+Weights are rounded per output channel (symmetric), activations per tensor
+(asymmetric), as the integer recipe does; gradients pass straight through the
+rounding (Jacob et al. 2018, arXiv 1712.05877).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pops.policy import NumpyPolicy
+from pops.spec import Array, FloatArray
+from pops_export.network import ACTIVATIONS, core
+from pops_export.stage import Network, flat_observations, for_integers, image_observations
+
+BATCH = 256
+RECALIBRATE = 50
+CALIBRATION = 2048
+MAC_BUDGET = 60_000_000_000
+"""Multiply-accumulates (forward) that one distillation may spend."""
+
+
+class FakeQuantised(nn.Module):
+    """The core of a network with every weight and activation rounded as int8 rounds it."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self._layers = core(network)
+        self._ranges: list[tuple[float, float]] = []
+
+    def calibrate(self, inputs: Tensor) -> None:
+        """Take every activation's range from `inputs` (N, ...)."""
+        found: list[tuple[float, float]] = []
+        with torch.no_grad():
+            self._run(inputs, found, observe=True)
+        self._ranges = found
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Network inputs (N, ...) to outputs (N, n_outputs)."""
+        return self._run(inputs, self._ranges, observe=False)
+
+    def _run(self, x: Tensor, ranges: list[tuple[float, float]], observe: bool) -> Tensor:
+        index = 0
+
+        def rounded(value: Tensor) -> Tensor:
+            nonlocal index
+            if observe:
+                ranges.append((float(value.min()), float(value.max())))
+            low, high = ranges[index]
+            index += 1
+            return _round_activation(value, low, high)
+
+        x = rounded(x)
+        layers = list(self._layers)
+        for position, layer in enumerate(layers):
+            if isinstance(layer, (nn.Linear, nn.Conv2d)):
+                weight = _round_weight(layer.weight)
+                if isinstance(layer, nn.Linear):
+                    x = nn.functional.linear(x, weight, layer.bias)
+                else:
+                    x = nn.functional.conv2d(x, weight, layer.bias, layer.stride, layer.padding)
+                following = layers[position + 1] if position + 1 < len(layers) else None
+                # A ReLU is fused into the layer before it: one rounding for both.
+                if not isinstance(following, nn.ReLU):
+                    x = rounded(x)
+            elif isinstance(layer, tuple(ACTIVATIONS.values())):
+                x = rounded(layer(x))
+            else:
+                x = layer(x)
+        return x
+
+    def parameters_in_order(self) -> list[tuple[FloatArray, FloatArray]]:
+        """(weight, bias) of each layer, as they were before rounding."""
+        return [
+            (layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy())
+            for layer in self._layers
+            if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is not None
+        ]
+
+
+def distil(
+    policy: NumpyPolicy, states: Array, updates: int, learning_rate: float, seed: int
+) -> NumpyPolicy:
+    """Train the policy under fake quantisation toward its own outputs on `states`.
+
+    Args:
+        policy: the student; the result starts from it.
+        states: (N, *observation_shape).
+        updates: gradient updates of `BATCH` states; fewer where the network is large.
+        learning_rate: Adam's, falling linearly to zero.
+        seed: of the batches.
+
+    Returns:
+        A policy of the same architecture whose weights survive rounding better.
+    """
+    from pops.distill import calibrate_temperature, policy_loss
+
+    network = for_integers(policy, states)
+    spec = policy.spec
+    updates = int(min(updates, max(50, MAC_BUDGET // (policy.arch.macs * BATCH))))
+    seen = (
+        image_observations(spec, states, channels_last=False)
+        if network.image
+        else flat_observations(spec, states)
+    )
+    inputs = torch.from_numpy(network.stage.apply(seen))
+    targets = np.concatenate(
+        [policy.outputs(states[i : i + BATCH]) for i in range(0, len(states), BATCH)]
+    )
+    temperature = calibrate_temperature(spec, targets)
+    labels, loss = torch.from_numpy(targets), policy_loss(spec, temperature)
+    module = FakeQuantised(network)
+    optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
+    rng = np.random.default_rng((seed, 11))
+    scale = temperature if network.centred else 1.0
+    for update in range(updates):
+        if update % RECALIBRATE == 0:
+            module.calibrate(inputs[torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))])
+        rows = torch.from_numpy(rng.integers(0, len(inputs), BATCH))
+        optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / updates)
+        value = loss(module(inputs[rows]) / scale, labels[rows])
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return _unfolded(policy, network, module.parameters_in_order())
+
+
+def _unfolded(
+    policy: NumpyPolicy, network: Network, parameters: list[tuple[FloatArray, FloatArray]]
+) -> NumpyPolicy:
+    """Undo what `for_integers` folded into the first layer."""
+    weight, bias = parameters[0]
+    if network.exponents is not None:
+        chosen = range(len(network.exponents)) if policy.arch.inputs is None else policy.arch.inputs
+        factor = np.exp2([network.exponents[i] for i in chosen])
+        parameters[0] = ((weight * factor).astype(np.float32), bias)
+    elif network.image and policy.spec.normaliser is not None and network.stage.scale is None:
+        std = float(np.float32(1.0 / policy.spec.normaliser.std[0]))
+        parameters[0] = ((weight / std).astype(np.float32), bias)
+    return NumpyPolicy(policy.spec, policy.arch, parameters)
+
+
+def _round_weight(weight: Tensor) -> Tensor:
+    scale = weight.detach().abs().reshape(len(weight), -1).amax(1).clamp(min=1e-12) / 127
+    zero = torch.zeros(len(weight), dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+
+
+def _round_activation(value: Tensor, low: float, high: float) -> Tensor:
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, 1e-12)
+    zero = int(np.clip(round(-128 - low / scale), -128, 127))
+    return torch.fake_quantize_per_tensor_affine(value, scale, zero, -128, 127)
