@@ -214,6 +214,14 @@ def test_observations_that_do_not_fit(tmp_path):
     assert "frame stack of 3" in text
 
 
+def test_images_that_are_floats_in_the_environment(tmp_path):
+    path, shape = tmp_path / "cnn.zip", (36, 36, 1)
+    images = spaces.Box(0, 255, shape, np.uint8)
+    A2C("CnnPolicy", Odd(images, spaces.Discrete(2)), device="cpu").save(path)
+    scaled = Odd(spaces.Box(0, 1, shape), spaces.Discrete(2))
+    refuse(path, EnvironmentFailure, "(1, 36, 36) uint8", "(36, 36, 1) float32", env=lambda: scaled)
+
+
 def test_action_bounds_that_do_not_fit(tmp_path):
     path = tmp_path / "sac.zip"
     SAC("MlpPolicy", "Pendulum-v1", buffer_size=10, device="cpu").save(path)
@@ -226,6 +234,13 @@ def test_action_bounds_that_do_not_fit(tmp_path):
         gym.register("PopsRescaled-v0", entry_point=lambda: Rescaled(gym.make("Pendulum-v1")))
     words = ["low bounds [-2]", "has [-1]", "--wrapper"]
     refuse(path, EnvironmentFailure, *words, env=EnvSpec("PopsRescaled-v0"))
+
+
+def test_environment_from_a_function(cartpole_zip):
+    teacher = load_teacher(cartpole_zip, env=lambda: gym.make("CartPole-v1"))
+    assert teacher.policy.spec.env is None
+    with pytest.raises(EnvironmentFailure, match=r"the environment has Discrete\(3\)"):
+        load_teacher(cartpole_zip, env=lambda: gym.make("Acrobot-v1"))
 
 
 def test_unknown_environment(cartpole_zip):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +23,12 @@ from pops.teacher.contents import Contents, architecture
 from pops.teacher.spaces import Space, environment_spaces, refuse_unsupported
 from pops.teacher.vecnormalize import Statistics
 
+if TYPE_CHECKING:
+    from pops.envs import EnvSource
+
 
 def fit(
-    contents: Contents, env: EnvSpec | None, statistics: Statistics | None = None
+    contents: Contents, env: EnvSource | None, statistics: Statistics | None = None
 ) -> NumpyPolicy:
     """The policy that a file holds, with action bounds and observation order from `env`.
 
@@ -37,7 +41,7 @@ def fit(
     observation, action = contents.observation, contents.action
     if env is not None:
         observation, action = environment_spaces(env)
-        refuse_unsupported(f"Environment {env.id!r}", observation, action)
+        refuse_unsupported(env_name(env), observation, action)
     if contents.policy is not None:
         return _fit_known(contents, contents.policy, env, observation, action)
     if observation is None or action is None:
@@ -53,7 +57,9 @@ def fit(
         )
     output, actions = _actions(contents, action, env)
     spec = _observations(contents, observation, env)
-    spec = replace(spec, actions=actions, output=output, output_clip=contents.output_clip, env=env)
+    spec = replace(spec, actions=actions, output=output, output_clip=contents.output_clip)
+    if isinstance(env, EnvSpec):
+        spec = replace(spec, env=env)
     if statistics is not None:
         spec = replace(spec, normaliser=_normaliser(contents, spec, statistics, env))
     arch = architecture(contents.path, contents.layers, spec.input_shape)
@@ -66,7 +72,7 @@ def fit(
 def _fit_known(
     contents: Contents,
     policy: NumpyPolicy,
-    env: EnvSpec | None,
+    env: EnvSource | None,
     observation: Space | None,
     action: Space | None,
 ) -> NumpyPolicy:
@@ -80,6 +86,7 @@ def _fit_known(
     else:
         found = Space("Box", spec.observation_shape, spec.observation_dtype)
         fits = observation.kind == "Box" and observation.shape == spec.observation_shape
+        fits = fits and (observation.dtype == "uint8") == (spec.observation_dtype == "uint8")
     if not fits:
         raise EnvironmentFailure(_mismatch(contents, env, "observations", found, observation))
     if isinstance(spec.actions, DiscreteActions):
@@ -93,22 +100,33 @@ def _fit_known(
         raise EnvironmentFailure(_mismatch(contents, env, "actions", wanted, action))
     if wanted.kind == "Box":
         _check_bounds(contents, env, wanted, action)
-    return NumpyPolicy(replace(spec, env=env), policy.arch, policy.parameters)
+    if isinstance(env, EnvSpec):
+        spec = replace(spec, env=env)
+    return NumpyPolicy(spec, policy.arch, policy.parameters)
 
 
-def _mismatch(contents: Contents, env: EnvSpec, what: str, found: object, expected: object) -> str:
+def env_name(env: EnvSource | None) -> str:
+    """What to call an environment in a message."""
+    if env is None:
+        return "the file itself"
+    return f"environment {env.id!r}" if isinstance(env, EnvSpec) else "the environment"
+
+
+def _mismatch(
+    contents: Contents, env: EnvSource | None, what: str, found: Space, expected: Space
+) -> str:
     hint = ""
-    if isinstance(found, Space) and isinstance(expected, Space) and expected.size and found.size:
+    if what == "observations" and found.kind == expected.kind == "Box" and expected.size:
         times, rest = divmod(found.size, expected.size)
-        if times > 1 and not rest and found.kind == expected.kind == "Box":
+        if times > 1 and not rest:
             hint = f" If the teacher was trained on stacked frames, give a frame stack of {times}."
     return (
-        f"{contents.path} has {what} {found}, but environment {env.id!r} has {expected}. Expected "
+        f"{contents.path} has {what} {found}, but {env_name(env)} has {expected}. Expected "
         f"the environment, with the wrappers, that the teacher was trained in.{hint}"
     )
 
 
-def _actions(contents: Contents, action: Space, env: EnvSpec | None) -> tuple[Output, Actions]:
+def _actions(contents: Contents, action: Space, env: EnvSource | None) -> tuple[Output, Actions]:
     trained = contents.action
     if env is not None and trained is not None:
         fits = (trained.kind, trained.n, trained.start) == (action.kind, action.n, action.start)
@@ -116,10 +134,10 @@ def _actions(contents: Contents, action: Space, env: EnvSpec | None) -> tuple[Ou
             raise EnvironmentFailure(_mismatch(contents, env, "actions", trained, action))
     n = contents.n_outputs
     if (action.n if action.kind == "Discrete" else action.size) != n:
-        where = f"environment {env.id!r}" if env is not None else "the file"
         raise EnvironmentFailure(
-            f"{contents.path} puts out {n} values, but {where} has actions {action}. Expected one "
-            "output for each action. Use the environment that the teacher was trained in."
+            f"{contents.path} puts out {n} values, but {env_name(env)} has actions {action}. "
+            "Expected one output for each action. Use the environment that the teacher was trained "
+            "in."
         )
     if action.kind == "Discrete":
         if contents.output == "mean":
@@ -151,7 +169,7 @@ def _actions(contents: Contents, action: Space, env: EnvSpec | None) -> tuple[Ou
     )
 
 
-def _check_bounds(contents: Contents, env: EnvSpec, trained: Space, action: Space) -> None:
+def _check_bounds(contents: Contents, env: EnvSource, trained: Space, action: Space) -> None:
     for name in ("low", "high"):
         ours, theirs = getattr(trained, name), getattr(action, name)
         if ours is None or theirs is None:
@@ -159,7 +177,7 @@ def _check_bounds(contents: Contents, env: EnvSpec, trained: Space, action: Spac
         if not np.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
             raise EnvironmentFailure(
                 f"{contents.path} was trained on actions with {name} bounds {_short(ours)}, but "
-                f"environment {env.id!r} has {_short(theirs)}. Use the wrapper that the teacher "
+                f"{env_name(env)} has {_short(theirs)}. Use the wrapper that the teacher "
                 "was trained with (--wrapper module:Class)."
             )
 
@@ -172,7 +190,7 @@ def _short(values: tuple[float, ...]) -> str:
 _UNSET = DiscreteActions(1)
 
 
-def _observations(contents: Contents, observation: Space, env: EnvSpec | None) -> PolicySpec:
+def _observations(contents: Contents, observation: Space, env: EnvSource | None) -> PolicySpec:
     """The observation half of the spec."""
     trained = contents.observation
     if observation.kind == "Discrete":
@@ -190,11 +208,11 @@ def _observations(contents: Contents, observation: Space, env: EnvSpec | None) -
     inner = trained.shape if trained is not None else _shape_of_layers(contents, shape)
     channels_last = len(shape) == 3 and inner != shape and inner == (shape[2], *shape[:2])
     if inner != shape and not channels_last:
-        shown = env.id if env is not None else "the file"
         found = trained or Space("Box", inner, observation.dtype)
-        raise EnvironmentFailure(
-            _mismatch(contents, env or EnvSpec(shown), "observations", found, observation)
-        )
+        raise EnvironmentFailure(_mismatch(contents, env, "observations", found, observation))
+    if trained is not None and trained.is_image != observation.is_image:
+        # Images of bytes are divided by 255, others are not.
+        raise EnvironmentFailure(_mismatch(contents, env, "observations", trained, observation))
     image = observation.is_image and contents.scale_images
     return PolicySpec(
         shape,
@@ -219,7 +237,7 @@ def _shape_of_layers(contents: Contents, shape: tuple[int, ...]) -> tuple[int, .
 
 
 def _normaliser(
-    contents: Contents, spec: PolicySpec, statistics: Statistics, env: EnvSpec | None
+    contents: Contents, spec: PolicySpec, statistics: Statistics, env: EnvSource | None
 ) -> Normaliser | None:
     """VecNormalize's statistics in the order of the observation."""
     if not statistics.norm_obs or statistics.mean is None or statistics.var is None:
@@ -232,7 +250,7 @@ def _normaliser(
             "observations, which are not normalised. Leave --vecnormalize away, or move the file "
             "away if it belongs to another teacher."
         )
-    frames = env.frame_stack if env is not None else 0
+    frames = env.frame_stack if isinstance(env, EnvSpec) else 0
     if frames and mean.size * frames == size:
         # rl-zoo normalises single frames and stacks them afterwards.
         mean, var = (np.concatenate([value] * frames, axis=-1) for value in (mean, var))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pops.arch import ACTIVATIONS
 from pops.artifact import sha256_file
@@ -17,6 +17,9 @@ from pops.teacher.fit import fit
 from pops.teacher.read import read_contents, teacher_file
 from pops.teacher.vecnormalize import Statistics, read_vecnormalize
 from pops.teacher.zoo import Zoo, find_vecnormalize, read_zoo
+
+if TYPE_CHECKING:
+    from pops.envs import EnvSource
 
 SINGLE_FRAMES = (
     "the statistics are of single frames, stacked afterwards: until the stack is full after a "
@@ -40,7 +43,7 @@ class Teacher:
 def load_teacher(
     path: Path | str,
     *,
-    env: EnvSpec | None = None,
+    env: EnvSource | None = None,
     vecnormalize: Path | None = None,
     activation: str | None = None,
 ) -> Teacher:
@@ -49,8 +52,10 @@ def load_teacher(
     Args:
         path: a Stable-Baselines3 or sb3-contrib zip, a safetensors policy of pops, a torch
             state dict, a `.cleanrl_model`, an ONNX chain, or a folder that pops wrote.
-        env: the environment to act in; it is made once, action bounds are taken from it and
-            the teacher's spaces are checked against it.
+        env: the environment to act in, or a function that makes it; it is made once, action
+            bounds are taken from it and the teacher's spaces are checked against it. Where
+            a policy of pops, or a zoo `config.yml` beside the file, stacks frames and `env`
+            does not, the `spec.env` of the result stacks them.
         vecnormalize: VecNormalize statistics; looked for beside the file when None.
         activation: of the hidden layers, where the file does not tell it or tells it wrongly.
 
@@ -67,8 +72,10 @@ def load_teacher(
     file = teacher_file(path)
     contents = read_contents(file, activation)
     zoo = read_zoo(file)
-    if env is not None and not env.frame_stack and zoo.frame_stack:
-        env = dataclasses.replace(env, frame_stack=zoo.frame_stack)
+    if isinstance(env, EnvSpec) and not env.frame_stack:
+        known = contents.policy.spec.env if contents.policy is not None else None
+        stack = known.frame_stack if known is not None else zoo.frame_stack
+        env = dataclasses.replace(env, frame_stack=stack)
     statistics = observation_statistics(file, contents, vecnormalize)
     policy = fit(contents, env, statistics)
     facts = contents_facts(contents, zoo)

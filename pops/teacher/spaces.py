@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pops.errors import EnvironmentFailure
-from pops.spec import OBSERVATION_DTYPES, EnvSpec
+from pops.spec import OBSERVATION_DTYPES
+
+if TYPE_CHECKING:
+    from pops.envs import EnvSource
 
 _NUMBER = re.compile(r"[-+]?(?:inf|nan|\d+\.?\d*(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?)", re.IGNORECASE)
 _CLASS = re.compile(r"'([\w.]+)'")
@@ -145,7 +148,7 @@ def space_of(space: Any) -> Space:
     )
 
 
-def environment_spaces(env: EnvSpec) -> tuple[Space, Space]:
+def environment_spaces(env: EnvSource) -> tuple[Space, Space]:
     """Make the environment once and return its observation and action space.
 
     Raises:
