@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pops.errors import UsageError
 
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+
 
 @dataclass(frozen=True)
 class BenchConfig:
@@ -46,6 +48,10 @@ class BenchConfig:
     """Episodes to play for rows whose return is not on file; 0: leave them without."""
     memory: bool = True
     """Measure resident memory in a fresh process for each row."""
+    accept_new_host_key: bool = False
+    """ssh targets: trust a device that is not known yet."""
+    ssh_config: Path | None = None
+    """ssh targets: an OpenSSH configuration file instead of your own."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -64,6 +70,10 @@ class BenchConfig:
             raise UsageError(f"--file {self.file!r}: expected fp32, int8 or fp32,int8.")
         if not self.targets:
             raise UsageError("--target is empty; expected for example host or host,cortex-m4.")
+        if self.plot is not None and self.plot.suffix not in PLOT_SUFFIXES:
+            raise UsageError(
+                f"--plot {self.plot}: expected a name that ends in {', '.join(PLOT_SUFFIXES)}."
+            )
 
     @property
     def targets(self) -> tuple[str, ...]:

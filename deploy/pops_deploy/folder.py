@@ -83,6 +83,18 @@ class Artifact:
         facts = self.files[key]
         return PolicyFile(self._checked(facts), str(facts["sha256"]), facts)
 
+    def header(self, file: str) -> Path:
+        """The header of the C file, its bytes checked where its hash is on file.
+
+        Raises:
+            ArtifactError: if it is not there or its bytes do not match.
+        """
+        facts = self.files[KEYS["c", file]]
+        expected = facts.get("header_sha256")
+        if expected is None:
+            return self.beside(str(facts["header"]))
+        return self._checked({"path": facts["header"], "sha256": expected})
+
     def golden(self) -> dict[str, Array]:
         """The golden vectors: arrays by name, `observations` among them."""
         return read_arrays(self._checked(self.facts["golden"]))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pops.artifact import atomic_path
-from pops.errors import MissingPackage, UsageError
+from pops.errors import MissingPackage
 from pops_deploy.bench.rows import Row
 
-SUFFIXES = (".png", ".svg", ".pdf")
 MARKERS = {"teacher": "s", "student": "o"}
 
 
@@ -19,10 +18,7 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
 
     Raises:
         MissingPackage: if matplotlib is not installed.
-        UsageError: if the file's name ends in no known format.
     """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"--plot {path}: expected a name that ends in {', '.join(SUFFIXES)}.")
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

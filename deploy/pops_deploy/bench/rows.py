@@ -54,11 +54,13 @@ class McuFigures:
     """From float observation to action, the largest over the observations replayed."""
     instructions_min: int
     flash: int
-    """Text, constants and initialised data."""
+    """Text, constants and initialised data, the library code that they need included."""
     ram: int
     """Static data, scratch and the larger of the two stacks."""
     static_ram: int
+    """Initialised and zeroed variables."""
     scratch: int
+    """Bytes that the caller supplies."""
     stack_static: int | None
     """Worst case over the call graph, from the compiler; None where it could not be bounded."""
     stack_painted: int | None
@@ -66,8 +68,13 @@ class McuFigures:
     mismatches: int
     """Golden actions that the target computed differently."""
     observations: int
+    """Golden observations replayed."""
     compiler: str
     flags: str
+    library: int = 0
+    """Of the flash: library code, such as float arithmetic where there is no FPU."""
+    self_test: int = 0
+    """Status of the policy's own self-test on the core; 0 is good."""
     boards: tuple[dict[str, Any], ...] = ()
     """For each board: whether it fits, by how much, and the estimated time with its assumption."""
 

@@ -120,4 +120,8 @@ def _different(rows: Sequence[Row]) -> list[str]:
         "golden actions differently from the artifact."
         for row in rows
         if row.mcu is not None and row.mcu.mismatches
+    ] + [
+        f"{row.title} on {row.target} failed its own self-test (status {row.mcu.self_test})."
+        for row in rows
+        if row.mcu is not None and row.mcu.self_test
     ]

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,31 +40,41 @@ class CompiledPolicy(Runtime):
     def __init__(self, artifact: Artifact, file: str) -> None:
         super().__init__()
         source = artifact.file("c", file)
-        header = artifact.beside(str(source.facts["header"]))
+        header = artifact.header(file)
         self.spec, self.name, self.file = artifact.spec, NAME, file
         self.prefix = str(source.facts["prefix"])
         self.source, self.header = source.path, header
         self.sha256 = source.sha256
+        self.macs = artifact.arch.macs
         self.discrete = isinstance(self.spec.actions, DiscreteActions)
-        image = self.spec.observation_dtype == "uint8"
-        self.input_dtype: type = np.uint8 if image else np.float32
+        io = dict(source.facts.get("io") or {})
+        self.input_dtype: type = np.uint8 if io.get("input_dtype") == "uint8" else np.float32
+        # Images go in with their channels last, whatever order the environment has.
+        self.moves = len(self.spec.input_shape) == 3 and not self.spec.channels_last
         self.output_dtype: type = np.int32 if self.discrete else np.float32
 
     def prepare(self, observation: Any) -> Any:
-        """The observation itself: the C function reads it where it lies."""
+        """The observation itself, which C reads where it lies; images with channels last."""
+        if self.moves:
+            return np.ascontiguousarray(np.moveaxis(observation, 0, -1))
         return observation
 
     def run(self, prepared: Any) -> Any:
         """The whole call."""
-        return self.step(prepared)
+        return self.call(prepared)
 
     def finish(self, raw: Any) -> Any:
         """Nothing is left to do."""
         return raw
 
     def _batch(self, observations: Array) -> Array:
-        n = len(observations)
-        return np.ascontiguousarray(np.asarray(observations).reshape(n, -1), self.input_dtype)
+        x = np.moveaxis(observations, 1, -1) if self.moves else np.asarray(observations)
+        return np.ascontiguousarray(x.reshape(len(x), -1), self.input_dtype)
+
+    def use(self, call: Callable[[Any], Any]) -> None:
+        """Set the function that takes a prepared observation; directly as `step` where it can."""
+        self.call = call
+        self.step = self._step_in_parts if self.moves else call
 
 
 class ExtensionPolicy(CompiledPolicy):
@@ -94,12 +105,9 @@ class ExtensionPolicy(CompiledPolicy):
         self.versions["binding"] = "extension"
         self.id = str(self._module.id)
         self._shape = (self._module.actions,)
-        if self.discrete:
-            self.step = self._module.act
-        else:
-            self.step = self._step_continuous
+        self.use(self._module.act if self.discrete else self._act_continuous)
 
-    def _step_continuous(self, observation: Any) -> Any:
+    def _act_continuous(self, observation: Any) -> Any:
         return self._module.act(observation, np.empty(self._shape, np.float32)).reshape(
             self.action_shape
         )
@@ -118,7 +126,8 @@ class ExtensionPolicy(CompiledPolicy):
 
     def phases(self, observations: list[Any]) -> Phases | None:
         """Measured by loops in C, since Python's clock is slower than the policy."""
-        rounds = max(1, PHASE_CALLS // max(1, len(observations)))
+        observations = [self.prepare(observation) for observation in observations]
+        rounds = max(1, PHASE_CALLS // len(observations) // max(1, self.macs // 1000))
         return Phases(*self._module.phases(observations, rounds))
 
     def statuses(self) -> dict[str, int]:
@@ -157,9 +166,9 @@ class CtypesPolicy(CompiledPolicy):
         width = 1 if self.discrete else self.spec.n_outputs
         self._out: Array = np.empty(width, self.output_dtype)
         self._out_address = ctypes.c_void_p(self._out.ctypes.data)
-        self.step = self._step
+        self.use(self._act_ctypes)
 
-    def _step(self, observation: Any) -> Any:
+    def _act_ctypes(self, observation: Any) -> Any:
         x: Array = np.ascontiguousarray(observation, self.input_dtype)
         self._check(self._act(ctypes.c_void_p(x.ctypes.data), self._out_address, self._scratch))
         if self.discrete:
