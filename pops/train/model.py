@@ -1,0 +1,143 @@
+"""The Stable-Baselines3 model of one training, and its policy as pops reads it."""
+
+from __future__ import annotations
+
+import io
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from pops.envs import make_env
+from pops.errors import EnvironmentFailure, MissingPackage, UsageError
+from pops.policy import NumpyPolicy
+from pops.seeds import derive
+from pops.spec import EnvSpec
+from pops.teacher.load import load_teacher
+from pops.train.plan import Plan
+
+
+class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Turns whatever an environment does wrong into an `EnvironmentFailure` in words."""
+
+    def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
+        super().__init__(env)
+        self._name = name
+        self._steps = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset, and check the observation."""
+        try:
+            observation, info = self.env.reset(**kwargs)
+        except Exception as error:
+            raise self._failure(f"raised {type(error).__name__}: {error}, at reset") from error
+        self._steps = 0
+        self._check(observation, 0.0)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and check what came back."""
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            raise self._failure(
+                f"raised {type(error).__name__}: {error}, at step {self._steps} of an episode"
+            ) from error
+        self._steps += 1
+        self._check(observation, float(reward))
+        return observation, reward, terminated, truncated, info
+
+    def _check(self, observation: Any, reward: float) -> None:
+        array = np.asarray(observation)
+        bad = array.dtype.kind == "f" and not np.isfinite(array).all()
+        if bad or not math.isfinite(reward):
+            what = "an observation" if bad else "a reward"
+            raise self._failure(
+                f"returned {what} that is not finite, at step {self._steps} of an episode"
+            )
+
+    def _failure(self, what: str) -> EnvironmentFailure:
+        return EnvironmentFailure(
+            f"The environment {self._name} {what}. Mend the environment; what was trained up to "
+            "the last evaluation is kept, and --resume goes on from there."
+        )
+
+
+def build_model(plan: Plan, device: str) -> Any:
+    """A fresh model; its weights depend on the plan's seed alone.
+
+    Raises:
+        MissingPackage: if Stable-Baselines3 is not installed.
+        EnvironmentFailure: if the environment cannot be made.
+    """
+    try:
+        import stable_baselines3 as sb3
+        import torch
+        from stable_baselines3.common.preprocessing import is_image_space
+        from stable_baselines3.common.utils import set_random_seed
+        from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+    except ImportError as error:
+        raise MissingPackage(error.name or "stable-baselines3", "train", "pops train") from error
+
+    base = {"dqn": sb3.DQN, "a2c": sb3.A2C, "ppo": sb3.PPO, "sac": sb3.SAC}[plan.algorithm]
+
+    class Budgeted(base):  # type: ignore[misc, valid-type]
+        """Trains in segments, with schedules that see the whole budget."""
+
+        budget = plan.timesteps
+
+        def _update_current_progress_remaining(self, num_timesteps: int, total: int) -> None:
+            super()._update_current_progress_remaining(num_timesteps, self.budget)
+
+    env = VecMonitor(
+        DummyVecEnv([lambda: CheckedEnv(make_env(plan.env), plan.env.id)] * plan.n_envs)
+    )
+    activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[plan.preset.activation]
+    image = is_image_space(env.observation_space)
+    set_random_seed(derive(plan.seed, "initial weights"))
+    try:
+        return Budgeted(
+            "CnnPolicy" if image else "MlpPolicy",
+            env,
+            policy_kwargs={"net_arch": list(plan.widths), "activation_fn": activation},
+            device=_device(device),
+            **plan.preset.hyperparameters,
+        )
+    except (RuntimeError, ValueError, AssertionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"Stable-Baselines3 cannot train {plan.algorithm} on {plan.env.id} with the "
+            f"observations {env.observation_space}: {first} Try another --algo or a --wrapper."
+        ) from error
+
+
+def _device(name: str) -> str:
+    """`name`, if torch has it here; Stable-Baselines3 would fall back to the CPU silently."""
+    import torch
+
+    if name == "auto":
+        return name
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"Found --device {name}, which cannot be used here: {first}") from error
+    return name
+
+
+def zip_bytes(model: Any) -> bytes:
+    """The model as Stable-Baselines3 saves it."""
+    buffer = io.BytesIO()
+    model.save(buffer)
+    return buffer.getvalue()
+
+
+def policy_of(zipped: bytes, env: EnvSpec) -> NumpyPolicy:
+    """The deterministic policy of a saved model, read as any teacher is."""
+    with tempfile.TemporaryDirectory(prefix="pops-train-") as folder:
+        path = Path(folder) / "model.zip"
+        path.write_bytes(zipped)
+        return load_teacher(path, env=env).policy
