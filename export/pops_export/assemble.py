@@ -75,7 +75,7 @@ def check_request(config: ExportConfig, policy: NumpyPolicy) -> None:
     formats, recipes = set(config.formats), set(config.recipes)
     if "onnx" in formats:
         onnx_file.require_onnx()
-    if "tflite" in formats or "static_wi8_ai8" in recipes and formats & {"c", "arduino"}:
+    if "tflite" in formats or ("static_wi8_ai8" in recipes and formats & {"c", "arduino"}):
         tflite_file.require_tflite()
     common = {"fp32", "static_wi8_ai8"}
     if not recipes & common and "tflite" not in formats:

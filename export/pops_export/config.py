@@ -10,12 +10,13 @@ from pops.errors import UsageError
 
 FORMATS = ("onnx", "tflite", "c", "arduino")
 RECIPES = ("fp32", "static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32")
-C_KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if "
+C_KEYWORDS = (
+    " auto break case char const continue default do double else enum extern float for goto if "
     "inline int long register restrict return short signed sizeof static struct switch typedef "
     "union unsigned void volatile while bool true false class namespace template new delete this "
-    "private public protected virtual operator try catch throw using friend typename".split()
+    "private public protected virtual operator try catch throw using friend typename "
 )
+"""Of C and C++, for the headers serve both."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ExportConfig:
         _parse(self.format, FORMATS, "format")
         _parse(self.recipe, RECIPES, "recipe")
         prefix = self.c_prefix
-        if not (prefix.isascii() and prefix.isidentifier()) or prefix in C_KEYWORDS:
+        if not (prefix.isascii() and prefix.isidentifier()) or f" {prefix} " in C_KEYWORDS:
             raise UsageError(
                 f"--c-prefix {prefix!r} is not a C identifier. Expected letters, digits and "
                 "underscores, not starting with a digit and no keyword, for example 'policy'."

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pops.policy import NumpyPolicy
 from pops.spec import Array, FloatArray
-from pops_export.network import ACTIVATIONS, core
+from pops_export.network import core
 from pops_export.stage import Network, flat_observations, for_integers, image_observations
 
 BATCH = 256
@@ -66,7 +66,7 @@ class FakeQuantised(nn.Module):
                 # A ReLU is fused into the layer before it: one rounding for both.
                 if not isinstance(following, nn.ReLU):
                     x = rounded(x)
-            elif isinstance(layer, tuple(ACTIVATIONS.values())):
+            elif isinstance(layer, (nn.ReLU, nn.Tanh)):
                 x = rounded(layer(x))
             else:
                 x = layer(x)

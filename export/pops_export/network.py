@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pops.policy import Parameters
-from pops.spec import ContinuousActions, DiscreteActions, PolicySpec
+from pops.spec import ContinuousActions, DiscreteActions, FloatArray, PolicySpec
 from pops_export.stage import InputStage, Network, all_columns
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -177,9 +177,7 @@ def _convolutions(network: Network, channels_last: bool) -> list[nn.Module]:
     return layers
 
 
-def _load(
-    module: nn.Linear | nn.Conv2d, weight: np.ndarray[None, None], bias: np.ndarray[None, None]
-) -> None:
+def _load(module: nn.Linear | nn.Conv2d, weight: FloatArray, bias: FloatArray) -> None:
     assert module.bias is not None
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))

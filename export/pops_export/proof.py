@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def open_policy(folder: Path, key: str, facts: dict[str, Any], policy: NumpyPoli
     if key.startswith(("c_", "arduino")):
         from pops_export.c_files import open_c
 
-        return open_c(folder, facts, policy.spec)
+        return cast(Policy, open_c(folder, facts, policy.spec))
     raise ArtifactError(f"{folder}: no runtime is known for the file {key!r}. Export again.")
 
 

@@ -29,5 +29,7 @@ class Recorder:
 
     def states(self, most: int) -> Array:
         """At most `most` of the observations seen, spread evenly."""
-        states = np.concatenate(self._seen)
-        return states[np.linspace(0, len(states) - 1, min(most, len(states))).astype(int)]
+        states: Array = np.concatenate(self._seen)
+        index = np.linspace(0, len(states) - 1, min(most, len(states))).astype(int)
+        chosen: Array = states[index]
+        return chosen

@@ -184,7 +184,7 @@ def _renumber(kept: list[int]) -> dict[int, int]:
 
 
 def _write(parsed: Any) -> bytes:
-    import flatbuffers
+    import flatbuffers  # type: ignore[import-untyped,unused-ignore]
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(parsed.Pack(builder), b"TFL3")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pops.artifact import ARTIFACT_FORMAT, load_policy, read_arrays, read_json, sha256_file
 from pops.errors import ArtifactError
@@ -13,6 +13,9 @@ from pops.spec import EnvSpec
 from pops_export.closed_loop import failed, gate_facts, judge_file, raise_bar
 from pops_export.config import VerifyConfig
 from pops_export.proof import draw, open_policy, prove_file
+
+if TYPE_CHECKING:
+    from pops_export.c.compile import CompiledPolicy
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def prove(folder: Path, facts: dict[str, Any], episodes: int, workers: int) -> N
             from pops_export.c_files import prove_integers
 
             core = folder / proof["core"]["path"]
-            integers = prove_integers(file, core, policy, seen.visited, int(facts["seed"]))
+            compiled = cast("CompiledPolicy", file)
+            integers = prove_integers(compiled, core, policy, seen.visited, int(facts["seed"]))
             entry["verified"].update(integers)
         if bar is not None:
             entry["evaluation"], verdict = judge_file(file, bar, policy.arch.num_parameters)
