@@ -105,10 +105,6 @@ class PolishConfig:
 class GateConfig:
     """The gate, and the seeds it plays."""
 
-    max_drop: float = 0.05
-    """Largest share of (teacher - random) that the mean return may lose."""
-    episodes: int = 100
-    """Paired episodes of one look, on seeds that nothing has seen."""
     alpha: float = 0.05
     """Error level of the first look; each further look has half of the last one's."""
     looks: int = 4
@@ -127,8 +123,14 @@ class CompressConfig:
     """Multiplies every budget of updates and states."""
     seed: int = 0
     """Everything random derives from it."""
+    max_drop: float = 0.05
+    """Largest share of (teacher - random) that the mean return may lose."""
+    episodes: int = 100
+    """Paired episodes of the gate, on seeds that nothing has seen; at least 20."""
     max_params: Optional[int] = None
     """Stop the search once a student this small passes screening."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where convolutional networks train; auto takes a GPU if there is one."""
     stochastic: bool = False
     """The teacher samples its actions, for policies that play better so than by argmax."""
     iterations: int = 8

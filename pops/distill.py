@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pops.config import DistillConfig
 from pops.envs import EnvSource
+from pops.errors import UsageError
 from pops.network import PolicyNetwork, Scaling, to_numpy, to_torch
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer, Sampler, collect, label
@@ -35,6 +36,8 @@ class Lesson:
     seed: int
     sampler: Sampler | None = None
     scaling: Scaling | None = None
+    device: str = "cpu"
+    """Where convolutional networks train."""
 
     @property
     def spec(self) -> PolicySpec:
@@ -98,9 +101,10 @@ def _continuous_loss(actions: ContinuousActions, output_clip: float | None) -> L
     saturate on the same side they act alike, and there is no loss.
     """
     low, high = torch.tensor(actions.low), torch.tensor(actions.high)
-    centre, half = (high + low) / 2, ((high - low) / 2).clamp(min=1e-6)
 
     def regression(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        centre = ((high + low) / 2).to(outputs.device)
+        half = ((high - low) / 2).clamp(min=1e-6).to(outputs.device)
         if output_clip is not None:
             labels = labels.clamp(-output_clip, output_clip)
         if actions.squash == "tanh":
@@ -108,7 +112,7 @@ def _continuous_loss(actions: ContinuousActions, output_clip: float | None) -> L
         student, teacher = (outputs - centre) / half, (labels - centre) / half
         target = teacher.clamp(-1.0, 1.0)
         same_side = ((teacher >= 1) & (student >= 1)) | ((teacher <= -1) & (student <= -1))
-        return torch.where(same_side, torch.zeros(()), (student - target) ** 2).mean()
+        return torch.where(same_side, torch.zeros_like(student), (student - target) ** 2).mean()
 
     return regression
 
@@ -123,6 +127,7 @@ def fit(
     batch_size: int,
     learning_rate: Callable[[int], float],
     rng: np.random.Generator,
+    device: str = "cpu",
     optimizer: torch.optim.Adam | None = None,
     after_update: Callable[[int], None] | None = None,
 ) -> tuple[torch.optim.Adam, float]:
@@ -131,6 +136,7 @@ def fit(
     Returns:
         The optimiser, to go on with, and the mean loss of the last hundred updates.
     """
+    network.to(device)
     if optimizer is None:
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     sampler = _batches(network, buffer, scaling)
@@ -138,6 +144,7 @@ def fit(
     recent: list[torch.Tensor] = []
     for update in range(updates):
         inputs, labels = sampler(rng.integers(0, len(buffer), size))
+        inputs, labels = inputs.to(device), labels.to(device)
         optimizer.param_groups[0]["lr"] = learning_rate(update)
         value = loss(network(inputs), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -228,6 +235,7 @@ def distill(
             batch_size=config.batch_size,
             learning_rate=cosine(config.learning_rate, total, turn * config.updates),
             rng=rng,
+            device=lesson.device,
             optimizer=optimizer,
         )
     return Distilled(to_numpy(network, scaling), loss, collected, total)
@@ -252,6 +260,18 @@ def student_network(
 ) -> PolicyNetwork:
     """A torch network for `parameters` under a lesson's scaling."""
     return to_torch(arch, parameters, scaling or Scaling.identity(math.prod(spec.input_shape)))
+
+
+def training_device(requested: str, spec: PolicySpec) -> str:
+    """Where networks train: a GPU is worth its transfers only where there are convolutions.
+
+    Raises:
+        UsageError: if "cuda" is asked for and there is none.
+    """
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise UsageError("Found --device cuda but no CUDA device; use --device cpu or auto.")
+    wants = requested == "cuda" or (requested == "auto" and len(spec.input_shape) == 3)
+    return "cuda" if wants and torch.cuda.is_available() else "cpu"
 
 
 def with_rounds(lesson: Lesson, rounds: int) -> Lesson:

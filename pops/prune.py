@@ -106,7 +106,7 @@ def masks_at(network: PolicyNetwork, sparsity: float, ranking: str) -> list[torc
 
 def _top(scores: torch.Tensor, count: int) -> torch.Tensor:
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
-    mask = torch.zeros(scores.numel())
+    mask = torch.zeros(scores.numel(), device=scores.device)
     mask[order[:count]] = 1.0
     return mask.reshape(scores.shape)
 
@@ -153,6 +153,7 @@ def iterative_policy_pruning(
             batch_size=lesson.config.batch_size,
             learning_rate=lambda _: config.learning_rate,
             rng=rng,
+            device=lesson.device,
             optimizer=optimizer,
             after_update=run.after_update,
         )

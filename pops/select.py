@@ -53,7 +53,7 @@ def validated(state: State, candidate: Candidate) -> Candidate:
 def screening_verdict(state: State, candidate: Candidate) -> Verdict:
     """The gate's test, on screening seeds: whether the candidate would pass."""
     assert candidate.result is not None
-    allowed = margin(state.teacher_result, state.random_result, state.config.gate.max_drop)
+    allowed = margin(state.teacher_result, state.random_result, state.config.max_drop)
     return judge(candidate.result, state.teacher_result, allowed, state.config.gate.alpha)
 
 
@@ -185,7 +185,7 @@ def pass_gate(state: State, selection: Selection) -> Verdict:
     state.tracker.begin("gate")
     alpha, verdict = config.alpha, None
     for look in range(config.looks):
-        start = gate_start(state.config.seed) + look * config.episodes
+        start = gate_start(state.config.seed) + look * state.config.episodes
         verdict = _look(state, selection, look, start, alpha)
         if verdict.passed or not selection.passed_screening:
             break
@@ -200,7 +200,7 @@ def pass_gate(state: State, selection: Selection) -> Verdict:
 
 def _look(state: State, selection: Selection, look: int, start: int, alpha: float) -> Verdict:
     candidate = selection.candidate
-    seeds = range(start, start + state.config.gate.episodes)
+    seeds = range(start, start + state.config.episodes)
 
     def make() -> StageResult:
         teacher = state.play_teacher(seeds)
@@ -209,7 +209,7 @@ def _look(state: State, selection: Selection, look: int, start: int, alpha: floa
 
     facts = state.journal.stage(f"gate/{look + 1}", make).facts
     teacher, student = result_from(facts["teacher"]), result_from(facts["student"])
-    allowed = margin(teacher, state.random_result, state.config.gate.max_drop)
+    allowed = margin(teacher, state.random_result, state.config.max_drop)
     verdict = judge(student, teacher, allowed, alpha)
     selection.teacher, selection.student = teacher, student
     selection.looks.append(

@@ -11,7 +11,7 @@ from pops.arch import NetArch
 from pops.artifact import RUN_FORMAT
 from pops.candidate import Candidate, can_inherit, describe, inherit, teach
 from pops.config import CompressConfig
-from pops.distill import Lesson, calibrate_temperature, folded_copy
+from pops.distill import Lesson, calibrate_temperature, folded_copy, training_device
 from pops.envs import EnvSource
 from pops.errors import PopsError
 from pops.evaluate import EvalResult, evaluate, play_random
@@ -112,7 +112,7 @@ def measure_teacher(state: State) -> None:
     facts = state.journal.stage("start/returns", make).facts
     teacher, random = result_from(facts["teacher"]), result_from(facts["random"])
     sampled = facts["sampled_mean"]
-    allowed = margin(teacher, random, state.config.gate.max_drop)
+    allowed = margin(teacher, random, state.config.max_drop)
     state.teacher_result, state.random_result = teacher, random
     state.guard = ReturnGuard(
         lower_bound=random.mean + 0.5 * (teacher.mean - random.mean),
@@ -169,6 +169,7 @@ def visit_stage(state: State) -> None:
         config.seed,
         state.sampler(),
         scaling,
+        training_device(config.device, spec),
     )
     state.arch = state.initial = state.origin.arch
     if state.origin.policy is not None:

@@ -1,0 +1,7 @@
+"""`python -m pops.cli`."""
+
+import sys
+
+from pops.cli import main
+
+sys.exit(main())

@@ -1,0 +1,422 @@
+"""What each command does: options in, one stage called, its result printed.
+
+Nothing heavy is imported before the options are understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json as json_module
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+import tyro
+
+from pops.config import CompressConfig
+from pops.errors import UsageError
+from pops.spec import EnvSpec
+from pops.train.config import TrainConfig, parse_env_kwargs
+from pops_deploy.bundle_config import BundleConfig
+from pops_deploy.config import BenchConfig
+from pops_deploy.firmware_config import FirmwareConfig
+from pops_export.config import ExportConfig, VerifyConfig
+
+if TYPE_CHECKING:
+    from pops.spec import Policy
+    from pops.teacher.load import Teacher
+
+Here = tyro.conf.arg(name="")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvOptions:
+    """Where episodes are played."""
+
+    env: Optional[str] = None
+    """Environment id, or module:Id for one that importing the module registers."""
+    env_kwargs: tuple[str, ...] = ()
+    """Keyword arguments of the environment, as key=value."""
+    wrapper: tuple[str, ...] = ()
+    """Wrappers as module:Class, the innermost first."""
+    frame_stack: int = 0
+    """Frames stacked on the last axis, zeros at reset."""
+
+    def spec(self, otherwise: EnvSpec | None = None) -> EnvSpec:
+        """The environment that was asked for, or `otherwise`."""
+        if self.env is None:
+            if otherwise is None:
+                raise UsageError("Found no --env; expected an environment id such as CartPole-v1.")
+            return otherwise
+        kwargs = parse_env_kwargs(self.env_kwargs)
+        return EnvSpec(self.env, kwargs, self.wrapper, self.frame_stack)
+
+
+def info(
+    file: tyro.conf.Positional[Path],
+    vecnormalize: Optional[Path] = None,
+    activation: Optional[str] = None,
+    json: bool = False,
+) -> int:
+    """Tell what a teacher file holds, without running anything in it.
+
+    Args:
+        file: a Stable-Baselines3 zip, safetensors, state dict, CleanRL model or ONNX file.
+        vecnormalize: VecNormalize statistics.
+        activation: of the hidden layers, where the file does not tell it.
+        json: print JSON.
+    """
+    from pops.teacher.info import info as describe
+    from pops.teacher.info import print_info
+
+    data = describe(file, vecnormalize, activation)
+    if json:
+        _print_json(data)
+    else:
+        print_info(data)
+    return 0
+
+
+def eval(
+    path: tyro.conf.Positional[Path],
+    where: Annotated[EnvOptions, Here],
+    episodes: int = 100,
+    seed: int = 10_000,
+    vecnormalize: Optional[Path] = None,
+    activation: Optional[str] = None,
+    runtime: Optional[str] = None,
+    file: Literal["int8", "fp32"] = "int8",
+    workers: Optional[int] = None,
+    json: bool = False,
+) -> int:
+    """Play episodes; episode i is reset with seed + i, actions are deterministic.
+
+    Args:
+        path: a teacher file, a run, a policy file, or an artifact.
+        where: the environment.
+        episodes: how many.
+        seed: of the first episode.
+        vecnormalize: VecNormalize statistics of a teacher file.
+        activation: of the hidden layers, where a file does not tell it.
+        runtime: for an artifact: onnx, litert, c, tflite-micro, or board:PORT.
+        file: for an artifact: which of its files to run.
+        workers: processes; as many as cores if unset. The result does not depend on it.
+        json: print JSON.
+    """
+    from pops.evaluate import evaluate
+    from pops.workers import available_cores
+
+    if episodes < 1:
+        raise UsageError(f"Found --episodes {episodes}, expected at least 1.")
+    seeds = range(seed, seed + episodes)
+    if (path / "artifact.json").is_file():
+        policy, env, parameters = _open_artifact(path, runtime or "c", file, where)
+        result = evaluate(policy, env, seeds, 1, side_by_side=1)
+    else:
+        if runtime is not None:
+            raise UsageError(f"{path} is no artifact, so --runtime has nothing to run; export it.")
+        teacher, env = _load(path, where, vecnormalize, activation)
+        parameters = teacher.policy.arch.num_parameters
+        result = evaluate(teacher.policy, env, seeds, workers or available_cores())
+    data = result.to_json(parameters, returns=True)
+    if json:
+        _print_json(data)
+    else:
+        success = f", success rate {data['success_rate']:.0%}" if "success_rate" in data else ""
+        print(
+            f"{path}: {result.mean:.2f} ± {result.std:.2f} over {episodes} episodes "
+            f"(min {data['min']:.2f}, max {data['max']:.2f}, mean length "
+            f"{data['mean_length']:.1f}{success}); {parameters:,} parameters"
+        )
+    return 0
+
+
+def _load(
+    path: Path, where: EnvOptions, vecnormalize: Path | None, activation: str | None
+) -> tuple[Teacher, EnvSpec]:
+    from pops.teacher.load import load_teacher
+
+    if not path.exists():
+        raise UsageError(f"There is nothing at {path}.")
+    known = _known_env(path) if where.env is None else None
+    env = where.spec(known)
+    teacher = load_teacher(path, env=env, vecnormalize=vecnormalize, activation=activation)
+    return teacher, teacher.policy.spec.env or env
+
+
+def _known_env(path: Path) -> EnvSpec | None:
+    """The environment that a run or a policy file of ours names."""
+    from pops.artifact import Run, load_policy
+
+    if (path / "manifest.json").is_file():
+        return Run(path).student.spec.env
+    if (path / "teacher.safetensors").is_file():
+        path = path / "teacher.safetensors"
+    if path.suffix == ".safetensors" and path.is_file():
+        return load_policy(path)[0].spec.env
+    return None
+
+
+def _open_artifact(
+    path: Path, runtime: str, file: str, where: EnvOptions
+) -> tuple[Policy, EnvSpec, int]:
+    from pops.artifact import read_json
+
+    facts = read_json(path / "artifact.json")
+    policy: Policy
+    if runtime.startswith("board:"):
+        from pops_deploy.board.runtime import BoardPolicy
+
+        policy = BoardPolicy(path, runtime.partition(":")[2], file)
+    else:
+        from pops_deploy.runtime import open_runtime
+
+        policy = open_runtime(path, runtime, file)
+    return policy, where.spec(policy.spec.env), int(facts["num_parameters"])
+
+
+def compress(
+    teacher: Path,
+    out: Path,
+    where: Annotated[EnvOptions, Here],
+    config: Annotated[CompressConfig, Here],
+    vecnormalize: Optional[Path] = None,
+    activation: Optional[str] = None,
+    workers: Optional[int] = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> int:
+    """Prune and shrink a teacher to the smallest student that is provably no worse.
+
+    Args:
+        teacher: a Stable-Baselines3 zip, safetensors, state dict, CleanRL model, ONNX, or a run.
+        out: the run's folder.
+        where: the environment.
+        config: the method.
+        vecnormalize: VecNormalize statistics; found beside the teacher when its name says so.
+        activation: of the hidden layers, where the file does not tell it.
+        workers: processes; as many as cores if unset. The result does not depend on it.
+        resume: go on with the run in --out from its last finished stage.
+        overwrite: remove the run in --out first.
+        quiet: print nothing but errors.
+        json: print the manifest as JSON, and nothing else.
+    """
+    loaded, env = _load(teacher, where, vecnormalize, activation)
+    return _compress(loaded, env, out, config, workers, resume, overwrite, quiet, json)
+
+
+def _compress(
+    teacher: Teacher,
+    env: EnvSpec,
+    out: Path,
+    config: CompressConfig,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    json: bool,
+) -> int:
+    from rich.console import Console
+
+    from pops.pipeline import compress as run
+    from pops.report.table import print_result
+    from pops.tracking import Tracker, choose_mode
+
+    with Tracker(out, choose_mode(quiet, json)) as tracker:
+        result = run(
+            teacher,
+            env,
+            out,
+            config,
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            tracker=tracker,
+            command=shlex.join(["pops", *sys.argv[1:]]),
+        )
+    if json:
+        _print_json(result.manifest)
+    elif not quiet:
+        print_result(result.manifest, Console())
+        print(f"\n{out}  (next: pops export {shlex.quote(str(out))})")
+    return 0 if result.verdict.passed else 3
+
+
+def pick(
+    run: tyro.conf.Positional[Path],
+    max_params: int,
+    out: Optional[Path] = None,
+    overwrite: bool = False,
+    workers: Optional[int] = None,
+    json: bool = False,
+) -> int:
+    """Take the best rung of a run's ladder within a budget, and gate it on fresh seeds.
+
+    Args:
+        run: a run that `pops compress` left.
+        max_params: parameters at most.
+        out: the new run's folder; RUN-N beside the run if unset, N the parameters.
+        overwrite: remove the run in --out first.
+        workers: processes; as many as cores if unset.
+        json: print the new manifest as JSON.
+    """
+    from rich.console import Console
+
+    from pops.pick import pick as take
+    from pops.report.table import print_result
+
+    result = take(run, max_params, out, overwrite=overwrite, workers=workers)
+    if json:
+        _print_json(result.manifest)
+    else:
+        print_result(result.manifest, Console())
+        print(f"\n{result.path}")
+    return 0 if result.verdict.passed else 3
+
+
+def train(config: Annotated[TrainConfig, Here]) -> int:
+    """Train a teacher with Stable-Baselines3, and keep it as safetensors with its spec.
+
+    Args:
+        config: what to train and for how long.
+    """
+    from pops.train import print_result
+    from pops.train import train as run
+
+    result = run(config)
+    if not config.quiet:
+        print_result(result)
+    return result.exit_code
+
+
+def demo(
+    teacher: Literal["cartpole", "lunarlander"] = "cartpole",
+    out: Path = Path("runs/demo"),
+    workers: Optional[int] = None,
+    quiet: bool = False,
+) -> int:
+    """Compress a built-in teacher and show the result.
+
+    Args:
+        teacher: which one.
+        out: the run's folder; an earlier demo there is replaced.
+        workers: processes; as many as cores if unset.
+        quiet: print nothing but errors.
+    """
+    from pops.builtin import builtin_path
+
+    loaded, env = _load(builtin_path(teacher), EnvOptions(), None, None)
+    return _compress(loaded, env, out, CompressConfig(), workers, False, True, quiet, False)
+
+
+def export(config: Annotated[ExportConfig, Here, tyro.conf.PositionalRequiredArgs]) -> int:
+    """Write ONNX, TFLite and C99, fp32 and int8, and prove each file against the student.
+
+    Args:
+        config: what to write.
+    """
+    from pops_export.export import export as run
+    from pops_export.export import print_result
+
+    result = run(config)
+    print_result(result)
+    return result.exit_code
+
+
+def verify(config: Annotated[VerifyConfig, Here, tyro.conf.PositionalRequiredArgs]) -> int:
+    """Repeat an artifact's whole proof on what lies on disk.
+
+    Args:
+        config: what to verify.
+    """
+    from pops_export.verify import print_result
+    from pops_export.verify import verify as run
+
+    result = run(config)
+    if config.json:
+        _print_json(result.to_json())
+    else:
+        print_result(result)
+    return result.exit_code
+
+
+def bench(
+    paths: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[BenchConfig, Here]
+) -> int:
+    """Measure latency and memory of teacher and student, side by side.
+
+    Args:
+        paths: runs, artifacts or teacher files.
+        config: targets, runtimes, budgets.
+    """
+    from rich.console import Console
+
+    from pops.torch_runtime import SUPPLIERS
+    from pops_deploy.bench import bench as run
+    from pops_deploy.bench import print_result
+
+    config = dataclasses.replace(config, paths=paths)
+    result = run(config, suppliers=SUPPLIERS, export=_export_missing, evaluate=_evaluate)
+    print_result(result, Console())
+    return result.exit_code
+
+
+def _export_missing(run: Path, role: str) -> Path | None:
+    """The artifact of a run's student or teacher, exported now if it is not there."""
+    folder = run / ("artifact" if role == "student" else "teacher-artifact")
+    if (folder / "artifact.json").is_file():
+        return folder
+    from pops_export.export import export as write
+
+    source = run if role == "student" else run / "teacher.safetensors"
+    if not source.exists():
+        return None
+    write(ExportConfig(source, out=folder, force=True, episodes=20))
+    return folder
+
+
+def _evaluate(policy: Policy, episodes: int) -> dict[str, Any]:
+    """The return of a bench row's policy in its environment."""
+    from pops.evaluate import evaluate
+
+    if policy.spec.env is None:
+        raise UsageError("The policy names no environment; its return cannot be measured.")
+    result = evaluate(policy, policy.spec.env, range(10_000, 10_000 + episodes), 1)
+    return result.to_json(None)
+
+
+def deploy_bundle(
+    artifacts: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[BundleConfig, Here]
+) -> int:
+    """Pack artifacts into policy.pyz, one file that runs on a Raspberry Pi.
+
+    Args:
+        artifacts: folders that `pops export` wrote.
+        config: what goes in.
+    """
+    from pops_deploy.bundle import bundle, print_bundle
+
+    print_bundle(bundle(dataclasses.replace(config, artifacts=artifacts)))
+    return 0
+
+
+def deploy_firmware(
+    config: Annotated[FirmwareConfig, Here, tyro.conf.PositionalRequiredArgs],
+) -> int:
+    """Build the demo firmware with an artifact's policy; run it emulated, or flash it.
+
+    Args:
+        config: artifact and board.
+    """
+    from pops_deploy.firmware import firmware, print_firmware
+
+    result = firmware(config)
+    print_firmware(result)
+    return result.exit_code
+
+
+def _print_json(data: Any) -> None:
+    print(json_module.dumps(data, indent=2, sort_keys=True, allow_nan=False))
