@@ -30,7 +30,7 @@ def golden_artifact(folder: Path, role: str = "student", continuous: bool = Fals
     for key in facts["files"]:
         run = _onnx if key.startswith("onnx") else _c
         outputs, actions = run(folder, facts, key, arrays["observations"])
-        arrays[f"{key}_outputs"], arrays[f"{key}_actions"] = outputs, actions
+        arrays[f"{key}.outputs"], arrays[f"{key}.actions"] = outputs, actions
     write_arrays(folder / "golden.npz", arrays)
     facts["golden"]["sha256"] = sha256_file(folder / "golden.npz")
     write_json(folder / "artifact.json", facts)

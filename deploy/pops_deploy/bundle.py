@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pops
-from pops.artifact import write_bytes
+from pops.artifact import read_arrays, sha256_file, write_bytes
 from pops.errors import ArtifactError
 from pops.spec import Array
 from pops_deploy.bundle_config import BundleConfig
@@ -89,7 +89,8 @@ def bundle(config: BundleConfig, visited: Mapping[Path, Array] | None = None) ->
     Args:
         config: which artifacts, for which architectures.
         visited: for an artifact's path, observations (N, *observation_shape) that the student
-            visited, to measure with. Where there are none, the golden observations serve.
+            visited, to measure with; those that the artifact carries if not given, and
+            the golden observations where it carries none.
 
     Returns:
         The file and what is in it. The same artifacts and compilers give the same bytes.
@@ -105,8 +106,9 @@ def bundle(config: BundleConfig, visited: Mapping[Path, Array] | None = None) ->
         artifact = Artifact(path)
         name = _free_name(artifact.role, [str(policy["name"]) for policy in policies])
         policies.append(_policy(artifact, name, members, architectures))
-        if visited is not None and path in visited:
-            _add_array(members, policies[-1], "visited", _thinned(visited[path]))
+        states = (visited or {}).get(path, _own_states(artifact))
+        if states is not None:
+            _add_array(members, policies[-1], "visited", _thinned(states))
     facts = {
         "format": FORMAT,
         "made_by": f"pops {pops.__version__}",
@@ -155,7 +157,7 @@ def _policy(
             continue
         policy["files"][key] = _file(artifact, kind, file, name, members, architectures)
         for what in ("outputs", "actions"):
-            found = golden.get(f"{key}_{what}")
+            found = golden.get(f"{key}.{what}")
             if found is None or len(found) != len(golden["observations"]):
                 raise ArtifactError(
                     f"{artifact.path}: golden.npz holds no {what} for {key}. Export again."
@@ -190,6 +192,11 @@ def _file(
         member = f"{name}/{source.path.name}"
         return {**facts, "member": members.add(member, source.path.read_bytes())}
     header = artifact.beside(str(source.facts["header"]))
+    if source.facts.get("header_sha256") not in (None, sha256_file(header)):
+        raise ArtifactError(
+            f"{header} is damaged: its SHA-256 is not the one in artifact.json. Copy the artifact "
+            "again, or export again."
+        )
     prefix = str(source.facts["prefix"])
     libraries = {}
     for architecture in architectures:
@@ -216,6 +223,17 @@ def _add_array(members: _Members, policy: dict[str, Any], key: str, array: Array
         "dtype": array.dtype.name,
         "shape": list(array.shape),
     }
+
+
+def _own_states(artifact: Artifact) -> Array | None:
+    """The visited states that an artifact carries for its proof."""
+    facts = (artifact.facts.get("proof") or {}).get("states")
+    if not isinstance(facts, dict):
+        return None
+    path = artifact.beside(str(facts.get("path")))
+    if not path.is_file() or sha256_file(path) != facts.get("sha256"):
+        raise ArtifactError(f"{path} is missing or damaged. Copy the artifact again.")
+    return read_arrays(path).get("observations")
 
 
 def _thinned(observations: Array) -> Array:

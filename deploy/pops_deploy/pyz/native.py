@@ -64,6 +64,8 @@ class NativePolicy(DevicePolicy):
                 f"The C library takes {sizes['observation']} values, the policy's observation has "
                 f"{self.observation_size}. Make the bundle again with: pops deploy bundle"
             )
+        image = len(self.observation_shape) == 3
+        self._channels_first = image and not spec.get("channels_last")
         self._typecode = "B" if self.observation_dtype == "uint8" else "f"
         self._input, self._input_address = _memory(sizes["observation"], self._typecode)
         self._action, self._action_address = _memory(
@@ -78,7 +80,11 @@ class NativePolicy(DevicePolicy):
         self.step = self._step_discrete if self.discrete else self._step_in_parts
 
     def convert(self, values: Any) -> Any:
-        """An array of the C type: what a driver that reads sensors would hold."""
+        """An array of the C type: what a driver would hold; images with their channels last."""
+        if self._channels_first:
+            channels, height, width = self.observation_shape
+            pixels = height * width
+            values = [values[c * pixels + p] for p in range(pixels) for c in range(channels)]
         if self._typecode == "B":
             return array("B", [int(v) for v in values])
         return array("f", [float(v) for v in values])

@@ -16,7 +16,7 @@ def selftest_table(result: dict[str, Any]) -> str:
                 "every bit"
                 if golden["bit_for_bit"]
                 else (
-                    f"{golden['identical']} in every bit, the rest within {golden['tolerance']:g}"
+                    f"{golden['identical']} in every bit, the rest within {golden['largest_difference']:g}"
                 )
             )
             lines.append(f"passed   {name}: {golden['vectors']} golden vectors, {exact}")

@@ -72,8 +72,8 @@ def note_report(target: str, report: dict[str, Any], context: Context) -> None:
 
 def report_rows(
     target: str, report: dict[str, Any], subjects: Sequence[Subject], config: BenchConfig
-) -> Iterator[Row]:
-    """Rows of the files that were measured and asked for.
+) -> Iterator[tuple[dict[str, Any], Row]]:
+    """The device's own rows of the files that were measured and asked for, and ours of them.
 
     Raises:
         PopsError: if the report lacks what it should hold.
@@ -84,12 +84,13 @@ def report_rows(
         if file not in config.files or not data.get("latency_ns"):
             continue
         try:
-            yield _row(target, by_name[data["policy"]], file, data)
+            row = _row(target, by_name[data["policy"]], file, data)
         except (KeyError, TypeError, ValueError) as error:
             raise PopsError(
                 f"The report from {target} cannot be read ({error!r}). Make the bundle with this "
                 "version of pops and bench again."
             ) from error
+        yield data, row
 
 
 def _named(subjects: Sequence[Subject]) -> dict[str, Subject]:

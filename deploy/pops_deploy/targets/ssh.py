@@ -270,7 +270,8 @@ def measure(
     with bundled(subjects) as path:
         report = ssh_bench(target, path, options)
     note_report(target, report, context)
-    yield from report_rows(f"{PREFIX}{address}", report, subjects, config)
+    for _, row in report_rows(f"{PREFIX}{address}", report, subjects, config):
+        yield row
     if report["interrupted"]:
         context.note(f"{target}: {report['interrupted']}; what was measured is kept.")
         raise KeyboardInterrupt
