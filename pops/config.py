@@ -135,7 +135,7 @@ class CompressConfig:
     """The teacher samples its actions, for policies that play better so than by argmax."""
     iterations: int = 8
     """Iterations of pruning and shrinking at most."""
-    convergence: float = 0.05
+    convergence: float = 0.25
     """Converged when an iteration changes the number of parameters by less than this share."""
     distill: DistillConfig = field(default_factory=DistillConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
@@ -157,6 +157,7 @@ def paper_preset(config: CompressConfig) -> CompressConfig:
     """Livne and Cohen 2020 as published; see docs/method.md for each setting's source."""
     return dataclasses.replace(
         config,
+        convergence=0.05,
         distill=dataclasses.replace(
             config.distill,
             rounds=10,

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pops.candidate import Candidate
 from pops.config import CompressConfig
 from pops.envs import EnvSource
 from pops.errors import GateFailed
-from pops.evaluate import EvalResult
 from pops.finish import write_run
 from pops.gate import Verdict
 from pops.journal import Journal
 from pops.policy import NumpyPolicy
-from pops.select import Selection, choose, pass_gate
+from pops.select import choose, pass_gate
 from pops.spec import EnvSpec
 from pops.stages import (
     State,
@@ -96,6 +94,8 @@ def compress(
     config = requested.resolved()
     source: EnvSource = EnvSpec(env) if isinstance(env, str) else env
     origin = as_teacher(teacher, source)
+    if isinstance(source, EnvSpec):
+        source = origin.spec.env or source  # a zoo's settings may have added a frame stack
     fingerprint = {"config": requested.to_json(), "env": repr(source), "teacher": origin.sha256}
     journal = Journal(Path(out), fingerprint, resume=resume, overwrite=overwrite)
     quiet = tracker or Tracker(None, "quiet", tensorboard=False)
@@ -122,12 +122,3 @@ def compress(
         )
     student = selection.candidate.policy(state.lesson)
     return CompressResult(Path(out), manifest, student, verdict)
-
-
-__all__ = [
-    "Candidate",
-    "CompressResult",
-    "EvalResult",
-    "Selection",
-    "compress",
-]

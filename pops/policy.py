@@ -33,7 +33,7 @@ def activate(name: str, x: FloatArray) -> FloatArray:
         elu: FloatArray = np.where(x > 0, x, np.expm1(np.minimum(x, np.float32(0.0))))
         return elu
     if name == "leaky_relu":
-        leaky: FloatArray = np.where(x > 0, x, np.float32(0.01) * x)
+        leaky: FloatArray = np.where(x > 0, x, x * np.float32(0.01)).astype(np.float32)
         return leaky
     if name == "sigmoid":
         return one / (one + np.exp(-x))

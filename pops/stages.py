@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pops.arch import NetArch
-from pops.artifact import RUN_FORMAT
 from pops.candidate import Candidate, can_inherit, describe, inherit, teach
 from pops.config import CompressConfig
 from pops.distill import Lesson, calibrate_temperature, folded_copy, training_device
@@ -28,8 +27,6 @@ from pops.shrink import shrink
 from pops.students import Origin
 from pops.tracking import Tracker
 from pops.workers import Workers
-
-__all__ = ["RUN_FORMAT", "State"]
 
 VALIDATION_BLOCK = 1
 DISTIL_BLOCK = 2

@@ -64,7 +64,7 @@ def as_teacher(teacher: TeacherSource, env: EnvSource) -> Origin:
         TeacherError: if it is none of the kinds supported, or does not fit the environment.
     """
     if isinstance(teacher, (str, Path)):
-        teacher = load_teacher(teacher, env=env if isinstance(env, EnvSpec) else None)
+        teacher = load_teacher(teacher, env=env)
     if isinstance(teacher, Teacher):
         return _from_policy(teacher.policy, teacher.source, teacher.sha256, teacher.facts)
     if isinstance(teacher, NumpyPolicy):
