@@ -59,11 +59,18 @@ void control_enable(controller *control, bool enabled, uint32_t now)
     }
 }
 
-bool control_check_timeout(controller *control, uint32_t now)
+uint32_t control_check_timeout(controller *control, uint32_t now)
 {
-    if (!control->enabled || now - control->last_good < control->timeout) {
-        return false;
+    const uint32_t silence = now - control->last_good;
+    if (!control->enabled || silence < control->timeout) {
+        return 0;
     }
     control_enable(control, false, now);
-    return true;
+    return silence;
+}
+
+uint32_t control_wake(const controller *control, uint32_t due)
+{
+    const uint32_t disabled = control->last_good + control->timeout;
+    return control->enabled && disabled - due >= 0x80000000u ? disabled : due;
 }

@@ -54,7 +54,10 @@ policy_status control_outputs(const control_observation *observation, float *out
 void control_enable(controller *control, bool enabled, uint32_t now);
 
 /* Disables the actuator if `timeout` has passed since the last usable observation.
- * True if it did so just now. */
-bool control_check_timeout(controller *control, uint32_t now);
+ * The ticks that it has been, if it did so just now; else 0. */
+uint32_t control_check_timeout(controller *control, uint32_t now);
+
+/* The earlier of `due` and the time at which silence disables the actuator. */
+uint32_t control_wake(const controller *control, uint32_t due);
 
 #endif

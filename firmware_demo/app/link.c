@@ -232,11 +232,11 @@ bool link_receive(serial_link *link, uint8_t byte)
     return link->session != 0;
 }
 
-void link_timed_out(serial_link *link, uint32_t now)
+void link_timed_out(serial_link *link, uint32_t silence)
 {
     const frame_header header = {LINK_EVENT, link->session, link->sequence};
     uint8_t payload[8] = {LINK_EVENT_TIMEOUT};
-    put_u32(payload + 4, now);
+    put_u32(payload + 4, silence);
     link->timed_out = true;
     notify(header, payload, sizeof payload);
 }

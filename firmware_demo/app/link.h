@@ -14,7 +14,7 @@
  *                                                    boot, damaged, refused, stack never used
  *   OUTPUTS  0x06      the observation               u8 policy status, u8[3], f32 each output
  *
- * The board alone sends ERROR 0xFE (u8 error) and EVENT 0xFF (u8 event, u8[3], u32 ticks).
+ * The board alone sends ERROR 0xFE (u8 error) and EVENT 0xFF (u8 event, u8[3], u32 ticks of silence).
  * Damaged frames are counted and get no answer: the computer asks again.
  */
 #ifndef LINK_H
@@ -84,7 +84,7 @@ void link_init(serial_link *link, controller *control, bool stopped);
  * True if a session is open. */
 bool link_receive(serial_link *link, uint8_t byte);
 
-/* Tells the computer that the actuator was disabled at `now`. */
-void link_timed_out(serial_link *link, uint32_t now);
+/* Tells the computer that the actuator was disabled after so many ticks of silence. */
+void link_timed_out(serial_link *link, uint32_t silence);
 
 #endif

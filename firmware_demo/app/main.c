@@ -67,11 +67,12 @@ static void run(uint32_t due)
                 announced = true;
             }
         }
-        if (control_check_timeout(&control, port_now())) {
-            link_timed_out(&line, port_now());
+        const uint32_t silence = control_check_timeout(&control, port_now());
+        if (silence) {
+            link_timed_out(&line, silence);
         }
         port_watchdog_feed();
-        port_idle(due);
+        port_idle(control_wake(&control, due));
     }
 }
 

@@ -1,7 +1,5 @@
 #include "telemetry.h"
 
-#include <string.h>
-
 #include "port.h"
 
 void telemetry_text(const char *text)
@@ -46,15 +44,13 @@ void telemetry_number(const char *name, uint32_t value)
 
 void telemetry_real(const char *name, float value)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits); /* compared as integers: see plant.c */
     telemetry_text(name);
-    if (bits >> 31) {
+    if (value < 0.0f) {
         telemetry_text("-");
-        bits &= 0x7FFFFFFFu;
-        memcpy(&value, &bits, sizeof value);
+        value = -value;
     }
-    digits(bits < 0x49F42400u ? (uint32_t)(int32_t)(value * 1000.0f) : 2000000000u, 3); /* 2,000,000 */
+    const bool fits = value < 2000000.0f;
+    digits(fits ? (uint32_t)(int32_t)(value * 1000.0f) : 2000000000u, 3);
 }
 
 void telemetry_end(void)

@@ -151,8 +151,9 @@ int main(int count, char **arguments)
         } else {
             frame(&line, &control);
         }
-        if (control_check_timeout(&control, port_now())) {
-            link_timed_out(&line, port_now());
+        const uint32_t silence = control_check_timeout(&control, port_now());
+        if (silence) {
+            link_timed_out(&line, silence);
         }
         check_output(&seen);
     }

@@ -217,9 +217,10 @@ static void test_silence_disables_the_actuator(void)
     expect(LINK_OBSERVE, 4, payload, 16);
     CHECK(payload[0] == POLICY_NOT_FINITE);
     fake.now = 100000;
-    CHECK(control_check_timeout(&control, fake.now));
-    CHECK(!fake.enabled);
-    link_timed_out(&line, fake.now);
+    CHECK(control_wake(&control, 200000) == 100000 && control_wake(&control, 90000) == 90000);
+    CHECK(control_check_timeout(&control, fake.now) == 100000);
+    CHECK(!fake.enabled && control_wake(&control, 200000) == 200000);
+    link_timed_out(&line, 100000);
     CHECK(!control_check_timeout(&control, fake.now + 1000000u));
     request(LINK_OBSERVE, 7, 5, upright, sizeof upright);
     expect(LINK_OBSERVE, 5, payload, 16);

@@ -50,6 +50,14 @@ BOARDS = {
             openocd=("interface/stlink.cfg", "target/stm32f4x.cfg"),
         ),
         Board(
+            name="mps2-an500",
+            title="Arm MPS2 with AN500",
+            core="Cortex-M7",
+            flash=4 << 20,
+            ram=4 << 20,
+            qemu=("-M", "mps2-an500", "-kernel", "{elf}"),
+        ),
+        Board(
             name="host",
             title="this computer",
             core="host",

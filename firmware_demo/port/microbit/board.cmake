@@ -1,1 +1,2 @@
 set(CPU_FLAGS -mcpu=cortex-m0 -mthumb)
+set(SHARED reset.c small_float.c)

@@ -4,6 +4,7 @@
 #include <stddef.h>
 
 #include "ring.h"
+#include "systick.h"
 
 #define REG(address) (*(volatile uint32_t *)(address))
 
@@ -28,10 +29,6 @@
 #define IWDG_PR REG(0x40003004u)
 #define IWDG_RLR REG(0x40003008u)
 
-#define SYSTICK_CTRL REG(0xE000E010u)
-#define SYSTICK_LOAD REG(0xE000E014u)
-#define SYSTICK_VAL REG(0xE000E018u)
-#define SCB_ICSR REG(0xE000ED04u)
 #define NVIC_ISER1 REG(0xE000E104u)
 
 #define HSI_READY (1u << 1)
@@ -39,21 +36,13 @@
 #define PLL_READY (1u << 25)
 #define WAIT_LOOPS 5000u
 #define WAIT_TICKS (PORT_HZ / 1000u) /* 1 ms: ten bytes at 115,200 baud */
-#define TICKS_PER_MS (PORT_HZ / 1000u)
 
 #define PIN_PUSH 0u   /* PC0: high pushes right */
 #define PIN_ENABLE 1u /* PC1: high enables the actuator */
 
-void systick_handler(void);
 void usart1_handler(void);
 
 static ring received;
-static volatile uint32_t milliseconds;
-
-void systick_handler(void)
-{
-    milliseconds++;
-}
 
 void usart1_handler(void)
 {
@@ -84,9 +73,7 @@ static void start_clocks(void)
 void port_init(void)
 {
     start_clocks();
-    SYSTICK_LOAD = TICKS_PER_MS - 1u;
-    SYSTICK_VAL = 0;
-    SYSTICK_CTRL = 7u;
+    systick_start();
 
     RCC_AHB1ENR |= 1u | 1u << 2; /* GPIOA, GPIOC */
     RCC_APB2ENR |= 1u << 4;      /* USART1 */
@@ -103,20 +90,6 @@ void port_init(void)
     IWDG_PR = 3u;    /* 32 kHz / 32 */
     IWDG_RLR = 200u; /* 200 ms */
     IWDG_KR = 0xCCCCu;
-}
-
-uint32_t port_now(void)
-{
-    uint32_t before, value, wrapped;
-    do {
-        before = milliseconds;
-        value = SYSTICK_VAL;
-        wrapped = SCB_ICSR & (1u << 26);
-    } while (before != milliseconds);
-    if (wrapped && value > TICKS_PER_MS / 2u) {
-        before++; /* the counter has gone round, its interrupt has not come yet */
-    }
-    return before * TICKS_PER_MS + (TICKS_PER_MS - 1u - value);
 }
 
 bool port_read(uint8_t *byte)

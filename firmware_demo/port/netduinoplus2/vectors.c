@@ -1,6 +1,6 @@
 #include "reset.h"
+#include "systick.h"
 
-void systick_handler(void);
 void usart1_handler(void);
 
 /* 16 of the core, then the STM32F405's 82: USART1 is interrupt 37. */
