@@ -44,7 +44,7 @@ def find_subjects(
     Args:
         paths: folders of runs or artifacts.
         limit: most observations for each policy, spread evenly over those on file.
-        export: makes the artifacts of a run; without it runs are measured unexported.
+        export: makes the artifacts of a run; without it, only what `pops export` left.
 
     Raises:
         UsageError: if there is no path, or one is neither a run nor an artifact.
@@ -88,7 +88,7 @@ def _of_run(path: Path, limit: int, export: Exporter | None) -> list[Subject]:
     states = _spread(run.states(), limit)
     result = []
     for role, policy in (("teacher", run.teacher), ("student", run.student)):
-        folder = export(path, role) if export is not None else None
+        folder = export(path, role) if export is not None else _exported(path, role)
         result.append(
             Subject(
                 role=_role(role),
@@ -102,6 +102,12 @@ def _of_run(path: Path, limit: int, export: Exporter | None) -> list[Subject]:
             )
         )
     return result
+
+
+def _exported(path: Path, role: str) -> Path | None:
+    """Where `pops export` leaves what it made of a run; None where it has not been there."""
+    folder = path / ("artifact" if role == "student" else "teacher-artifact")
+    return folder if (folder / "artifact.json").is_file() else None
 
 
 def _role(role: str) -> Role:
