@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pops.policy import NumpyPolicy
 from pops.spec import PolicySpec
+from pops_export.c.int8 import int8_context
 from pops_export.c.options import COptions
+from pops_export.c.text import render
 from pops_export.int8.network import IntegerNetwork
 
 
-def generate_int8(network: IntegerNetwork, spec: PolicySpec, options: COptions) -> dict[str, str]:
+def generate_int8(
+    network: IntegerNetwork, spec: PolicySpec, options: COptions
+) -> dict[str, str]:
     """Generate the int8 policy.
 
     Returns:
@@ -17,7 +21,9 @@ def generate_int8(network: IntegerNetwork, spec: PolicySpec, options: COptions) 
     Raises:
         UsageError: if the network holds something that the C lacks.
     """
-    raise NotImplementedError
+    context = int8_context(network, spec, options)
+    p = options.prefix
+    return {f"{p}.h": render("header.h.j2", context), f"{p}.c": render("int8.c.j2", context)}
 
 
 def generate_float(policy: NumpyPolicy, options: COptions) -> dict[str, str]:
