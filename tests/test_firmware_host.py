@@ -32,7 +32,7 @@ class State(ctypes.Structure):
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Any:
     library = tmp_path_factory.mktemp("plant") / "plant.so"
     source = FIRMWARE / "app" / "plant.c"
-    subprocess.run(["gcc", "-std=c99", "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
+    subprocess.run(["gcc", "-std=c99", "-shared", "-fPIC", source, "-o", library], check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.plant_fallen.restype = ctypes.c_bool
     return loaded
