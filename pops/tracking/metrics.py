@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from pops.errors import ArtifactError
 
+MAX_LINE_BYTES = 1 << 20
+
 
 class MetricsFile:
     """Appends records to a file; a resumed run ends with the records of one never interrupted.
@@ -42,7 +44,7 @@ class MetricsFile:
         """Remember what the file holds; the length of its intact part in bytes."""
         file.seek(0)
         intact = 0
-        for line in file:
+        for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
             try:
                 record = json.loads(line)
                 del record["index"]
