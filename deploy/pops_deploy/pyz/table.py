@@ -12,13 +12,10 @@ def selftest_table(result: dict[str, Any]) -> str:
         name = f"{row['policy']}/{row['file']}"
         golden = row.get("golden")
         if row["status"] == "passed":
-            exact = (
-                "every bit"
-                if golden["bit_for_bit"]
-                else (
-                    f"{golden['identical']} in every bit, the rest within {golden['largest_difference']:g}"
-                )
-            )
+            exact = "every bit"
+            if not golden["bit_for_bit"]:
+                rest = golden["largest_difference"]
+                exact = f"{golden['identical']} in every bit, the rest within {rest:g}"
             lines.append(f"passed   {name}: {golden['vectors']} golden vectors, {exact}")
         else:
             lines.append(f"{row['status']:8} {name}: {row['message']}")

@@ -178,13 +178,16 @@ class Session:
         self._stack.close()
 
     def _hang_up(self) -> None:
-        if self._master is not None:
+        if self._master is None:
+            return
+        # ssh may miss a signal that arrives just before it waits for the network.
+        for _ in range(50):
             self._master.terminate()
-            try:
-                self._master.wait(10)
-            except subprocess.TimeoutExpired:
-                self._master.kill()
-                self._master.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._master.wait(0.1)
+                return
+        self._master.kill()
+        self._master.wait()
 
     def start(self, command: str, stdin: int, stderr: int) -> subprocess.Popen[bytes]:
         """Start a command of the device's shell; the caller waits for it."""

@@ -27,6 +27,8 @@ PREFIX = "ssh:"
 REPORT_FORMAT = "pops-device-bench-1"
 OUT_OF_MEMORY = (75, 137, 9)
 """Exit statuses: our own for Python's MemoryError, and those of a process that was killed."""
+NO_MEMORY = ("MemoryError", "OSError: [Errno 12]")
+"""Last lines of a traceback from a Python that had no memory left to catch it."""
 OLDEST_PYTHON = (3, 9)
 
 _FOLDER = re.compile(r"/[A-Za-z0-9._/+-]+/pops\.[A-Za-z0-9]+")
@@ -35,7 +37,9 @@ _PYTHON = re.compile(r"[A-Za-z0-9._/+-]+")
 PREPARE = """\
 umask 077
 command -v {python} >/dev/null 2>&1 || {{ echo 'pops: python none'; exit 0; }}
-{python} -c 'import sys; print("pops: python %d %d" % sys.version_info[:2])' </dev/null || exit 0
+{python} -c 'import sys
+print("pops: python %d %d" % sys.version_info[:2])
+sys.exit(sys.version_info < (3, 9))' </dev/null || exit 0
 folder=$(mktemp -d "${{TMPDIR:-/tmp}}/pops.XXXXXXXXXX") || exit 0
 printf 'pops: folder %s\\n' "$folder"
 """
@@ -224,7 +228,8 @@ def has_latency(report: dict[str, Any] | None) -> bool:
 def _why(address: Address, done: Done) -> str:
     """How a bench on a device ended, in words."""
     said = done.errors.strip().splitlines()
-    if done.status in OUT_OF_MEMORY:
+    starved = bool(said) and said[-1].startswith(NO_MEMORY)
+    if done.status in OUT_OF_MEMORY or starved:
         return (
             f"{address} is out of memory. Close other programs there, or bundle a smaller policy "
             "or fewer files"
