@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pops.policy import NumpyPolicy
 from pops.spec import PolicySpec
+from pops_export.c.float32 import float_context
 from pops_export.c.int8 import int8_context
 from pops_export.c.options import COptions
 from pops_export.c.text import render
 from pops_export.int8.network import IntegerNetwork
 
 
-def generate_int8(
-    network: IntegerNetwork, spec: PolicySpec, options: COptions
-) -> dict[str, str]:
+def generate_int8(network: IntegerNetwork, spec: PolicySpec, options: COptions) -> dict[str, str]:
     """Generate the int8 policy.
 
     Returns:
@@ -28,4 +27,6 @@ def generate_int8(
 
 def generate_float(policy: NumpyPolicy, options: COptions) -> dict[str, str]:
     """Generate the float32 policy; as `generate_int8`."""
-    raise NotImplementedError
+    context = float_context(policy, options)
+    p = options.prefix
+    return {f"{p}.h": render("header.h.j2", context), f"{p}.c": render("float.c.j2", context)}

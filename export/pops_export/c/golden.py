@@ -49,13 +49,9 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
     )
     tables += c_table(f"float {p}_golden_outputs", [c_float(v) for v in outputs.reshape(-1)])
     if isinstance(spec.actions, DiscreteActions):
-        tables += c_table(
-            f"int32_t {p}_golden_actions", [str(int(a)) for a in actions.reshape(-1)]
-        )
+        tables += c_table(f"int32_t {p}_golden_actions", [str(int(a)) for a in actions.reshape(-1)])
     else:
-        tables += c_table(
-            f"float {p}_golden_actions", [c_float(a) for a in actions.reshape(-1)]
-        )
+        tables += c_table(f"float {p}_golden_actions", [c_float(a) for a in actions.reshape(-1)])
     limit = c_float(0.0 if exact else 1e-4 * max(1.0, float(np.abs(outputs).max())))
     near = "!(difference > 0.0f) && !(difference < 0.0f)"
     near = near if exact else f"difference <= {limit} && difference >= -{limit}"

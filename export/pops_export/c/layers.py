@@ -78,7 +78,9 @@ def plan_layers(network: IntegerNetwork, options: COptions, image_in_place: bool
         if isinstance(layer, ConvLayer):
             # Between the input at one end and the output at the other.
             column = sizes[index] if index % 2 == 0 else sizes[index + 1]
-            calls += _conv_call(index, layer, form, options, (source, f"scratch + {column}", target))
+            calls += _conv_call(
+                index, layer, form, options, (source, f"scratch + {column}", target)
+            )
         else:
             calls.append(_dense_call(index, layer, form, options, source, target))
         for pad in range(layer.outputs, sizes[index + 1]):

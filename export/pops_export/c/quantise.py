@@ -81,9 +81,7 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
     columns = [
         column([int(v) for v in powers], "int8_t", f"{p}_power", str),
         column([math.ldexp(1.0, int(v)) for v in powers], "float", f"{p}_scale", c_float),
-        column(
-            [int(v) for v in np.maximum(bounds[0] + zero, -128)], "int8_t", f"{p}_least", str
-        ),
+        column([int(v) for v in np.maximum(bounds[0] + zero, -128)], "int8_t", f"{p}_least", str),
         column([int(v) for v in np.minimum(bounds[1] + zero, 127)], "int8_t", f"{p}_most", str),
     ]
     guarded = _guard(tables=columns[:2], p=options.prefix.upper())
