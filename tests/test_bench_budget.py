@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
+from pops.errors import UsageError
 from pops_deploy.bench import BenchResult
 from pops_deploy.bench.budget import judge_budget, parse_budget
 from pops_deploy.bench.rows import Latency, McuFigures, ReturnFigure, Row
 from pops_deploy.bench.words import in_words
-
-from pops.errors import UsageError
 
 LATENCY = Latency(1000.0, 990.0, 1010.0, 1500.0, 9000.0, 100, (990.0, 1010.0))
 MCU = McuFigures(

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from bench_fixtures import small_artifact, small_policy, small_run
 from bench_suppliers import SUPPLIERS
+
+from pops.errors import ArtifactError, PopsError, UsageError
 from pops_deploy.bench import BenchResult, bench, print_bench
 from pops_deploy.bench.harness import clock_cost
 from pops_deploy.config import BenchConfig
-
-from pops.errors import ArtifactError, PopsError, UsageError
 
 QUICK = {"windows": 5, "seconds": 0.01, "warmup": 0.01}
 

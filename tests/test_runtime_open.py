@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_fixtures import observations, small_artifact, small_policy
-from pops_deploy.folder import Artifact
-from pops_deploy.runtime import available, open_runtime
 
 from pops.errors import ArtifactError, PopsError, UsageError
+from pops_deploy.folder import Artifact
+from pops_deploy.runtime import available, open_runtime
 
 TOLERANCE = 1e-5
 

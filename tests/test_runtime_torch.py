@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pops_deploy.runtime import open_runtime
 
 from pops.arch import Conv, NetArch
 from pops.artifact import save_policy
@@ -14,6 +13,7 @@ from pops.errors import PopsError, UsageError
 from pops.policy import NumpyPolicy
 from pops.spec import ContinuousActions, DiscreteActions, Normaliser, PolicySpec
 from pops.torch_runtime import SUPPLIERS
+from pops_deploy.runtime import open_runtime
 
 BOX = ContinuousActions((-2.0, -1.0), (2.0, 1.0))
 SQUASHED = ContinuousActions((-2.0, -1.0), (2.0, 1.0), "tanh")

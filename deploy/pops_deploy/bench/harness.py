@@ -86,20 +86,19 @@ def _summary(windows: Sequence[array[int]], clock: float) -> Latency | None:
     )
 
 
-def time_parts(policy: Runtime, observations: list[Any], clock: float) -> Parts:
-    """Median nanoseconds before, inside and after the network, each in a loop of its own."""
+def time_parts(policy: Runtime, observations: list[Any], clock: float, seconds: float) -> Parts:
+    """Median nanoseconds before, inside and after the network, each for two windows at most."""
     measured = policy.phases(observations)
     if measured is not None:
         return Parts(*measured)
     prepared = [policy.prepare(observation) for observation in observations[:256]]
     raw = [policy.run(item) for item in prepared]
-    calls = PART_CALLS if len(observations[0:1]) else 1
 
     def median(call: Any, inputs: Sequence[Any]) -> float:
         start = time.perf_counter()
         call(inputs[0])
-        # Slow networks get fewer calls: at most about a fifth of a second for each part.
-        count = int(np.clip(0.2 / max(1e-9, time.perf_counter() - start), 20, calls))
+        one = max(1e-9, time.perf_counter() - start)
+        count = int(np.clip(2 * seconds / one, 20, PART_CALLS))
         window = time_window(call, inputs, count)
         return max(0.0, float(np.median(np.asarray(window))) - clock)
 
@@ -110,14 +109,14 @@ def time_parts(policy: Runtime, observations: list[Any], clock: float) -> Parts:
     )
 
 
-def time_batches(policy: Runtime, observations: Array, size: int) -> float:
+def time_batches(policy: Runtime, observations: Array, size: int, seconds: float) -> float:
     """Observations per second when they come in batches of `size`."""
     batch = np.resize(observations, (size, *observations.shape[1:]))
     policy.act(batch)
     rates = []
     for _ in range(5):
         start, rounds = time.perf_counter(), 0
-        while time.perf_counter() - start < 0.1:
+        while time.perf_counter() - start < seconds:
             policy.act(batch)
             rounds += 1
         rates.append(rounds * size / (time.perf_counter() - start))

@@ -140,9 +140,9 @@ def _returns(item: Loaded, config: BenchConfig, context: Context) -> ReturnFigur
 
 
 def _complete(row: Row, item: Loaded, config: BenchConfig, context: Context, clock: float) -> Row:
-    row = replace(row, parts=time_parts(item.runtime, item.observations, clock))
+    row = replace(row, parts=time_parts(item.runtime, item.observations, clock, config.seconds))
     if config.batch:
-        rate = time_batches(item.runtime, item.subject.observations, config.batch)
+        rate = time_batches(item.runtime, item.subject.observations, config.batch, config.seconds)
         row = replace(row, throughput=rate)
     if config.memory:
         runtime = item.runtime
