@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pops.artifact import save_policy, sha256_file, write_bytes, write_json
+from pops.artifact import read_json, save_policy, sha256_file, write_bytes, write_json
 from pops.errors import PopsError
 from pops.evaluate import EvalResult, evaluate
 from pops.seeds import derive, screening_seeds, training_block
@@ -178,7 +178,7 @@ class _Session:
             "sha256": sha256_file(folder.teacher),
         }
         write_json(folder.manifest, manifest)
-        return TrainResult(folder.teacher, manifest, met, reason)
+        return TrainResult(folder.teacher, read_json(folder.manifest), met, reason)
 
     def _reason(self) -> str:
         final, objective = self.progress.final, self.plan.objective

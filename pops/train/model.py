@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from pops.artifact import write_bytes
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure, MissingPackage, UsageError
 from pops.policy import NumpyPolicy
@@ -139,5 +140,5 @@ def policy_of(zipped: bytes, env: EnvSpec) -> NumpyPolicy:
     """The deterministic policy of a saved model, read as any teacher is."""
     with tempfile.TemporaryDirectory(prefix="pops-train-") as folder:
         path = Path(folder) / "model.zip"
-        path.write_bytes(zipped)
+        write_bytes(path, zipped)
         return load_teacher(path, env=env).policy

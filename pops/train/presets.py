@@ -52,7 +52,7 @@ class Preset:
 
 
 _CARTPOLE_DQN = Preset(
-    timesteps=100_000,
+    timesteps=32_000,
     widths=(256, 256),
     eval_every=2_560,
     hyperparameters={
@@ -64,7 +64,7 @@ _CARTPOLE_DQN = Preset(
         "target_update_interval": 10,
         "train_freq": 256,
         "gradient_steps": 128,
-        "exploration_fraction": 0.08,
+        "exploration_fraction": 0.02,
         "exploration_final_eps": 0.04,
     },
 )
