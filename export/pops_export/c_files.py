@@ -153,7 +153,7 @@ def open_c(folder: Path, facts: dict[str, Any], spec: PolicySpec) -> CompiledPol
         raise ArtifactError(f"Cannot read {error.filename}: {error.strerror}.") from error
     with tempfile.TemporaryDirectory(prefix="pops-c-") as scratch:
         library = compile_shared(sources, Path(scratch) / "policy.so", prefix=facts["prefix"])
-        return CompiledPolicy(library, spec, facts["prefix"])
+        return CompiledPolicy(library, spec)
 
 
 def network_observations(spec: PolicySpec, observations: Array) -> FloatArray:

@@ -118,14 +118,12 @@ def _c(spec: PolicySpec, entry: dict[str, Any]) -> str:
 #include <stdio.h>
 #include "{header}"
 
-static unsigned char scratch[{upper}_SCRATCH_BYTES + {upper}_SCRATCH_ALIGN];
+static uint32_t scratch[({upper}_SCRATCH_BYTES + 3) / 4];
 
 int main(void) {{
     const {kind} observation[{upper}_OBSERVATION_SIZE] = {{0}};
     {action}
-    unsigned char *aligned = scratch + {upper}_SCRATCH_ALIGN - 1;
-    aligned -= (size_t)aligned % {upper}_SCRATCH_ALIGN;
-    policy_status status = {prefix}_act(observation, {where}, aligned);
+    {prefix}_status status = {prefix}_act(observation, {where}, scratch);
     printf({shown});
     return (int)status;
 }}
