@@ -94,7 +94,9 @@ class PolishConfig:
     max_params: int = 400
     """Larger students are not polished."""
     generations: int = 24
-    """Generations of CMA-ES for one candidate."""
+    """Generations of CMA-ES for one candidate at most."""
+    steps: int = 400_000
+    """Environment steps for one candidate, after which no generation begins."""
     episodes: int = 16
     """Screening episodes for one member of the population."""
     attempts: int = 3

@@ -36,9 +36,9 @@ def activate(name: str, x: FloatArray) -> FloatArray:
         leaky: FloatArray = np.where(x > 0, x, x * np.float32(0.01)).astype(np.float32)
         return leaky
     if name == "sigmoid":
-        return one / (one + np.exp(-x))
+        return np.divide(one, one + np.exp(-x), dtype=np.float32)
     if name == "silu":
-        return x / (one + np.exp(-x))
+        return np.divide(x, one + np.exp(-x), dtype=np.float32)
     return x
 
 

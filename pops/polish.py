@@ -108,14 +108,19 @@ def polish(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         strategy = cma.CMAEvolutionStrategy(space.start, INITIAL_STEP, options)
+        steps = 0
         for generation in range(config.generations):
+            if steps >= config.steps:
+                break
             population = strategy.ask()
             seeds = tuple(generation_seeds(generation))
             tasks = [
                 (NumpyPolicy(lesson.spec, candidate.arch, space.parameters(v)), lesson.env, seeds)
                 for v in population
             ]
-            returns = [result.mean for result in workers.map(play, tasks)]
+            results = workers.map(play, tasks)
+            steps += int(sum(result.lengths.sum() for result in results))
+            returns = [result.mean for result in results]
             strategy.tell(population, [-value for value in returns])
             if watch is not None:
                 watch(generation, max(returns), float(np.mean(returns)))

@@ -150,6 +150,7 @@ def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
     if candidate.arch.num_parameters > state.config.polish.max_params:
         return candidate
     best = candidate
+    goal = state.guard.lower_bound + 0.5 * (state.guard.objective - state.guard.lower_bound)
     for index, smaller in enumerate(without_inputs(candidate, state.lesson)):
 
         def make(smaller: Candidate = smaller, index: int = index) -> StageResult:
@@ -157,7 +158,7 @@ def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
             seeds = tuple(screening_seeds(state.config.seed, 24, INPUTS_BLOCK))
             rounds = state.config.search.rounds
             taught = teach(smaller, inputs, labels, state.lesson, rounds, seeds, (5, index, 0))
-            if taught.mean >= state.guard.lower_bound:
+            if taught.mean >= goal:
                 taught = validated(state, taught)
                 if not screening_verdict(state, taught).passed and state.config.polish.enabled:
                     taught = _polish(state, taught, 20 + index)
