@@ -46,7 +46,7 @@ def test_ppo_meets_a_small_objective_and_stops_early(tmp_path: Path) -> None:
     assert manifest["timesteps_trained"] < 30_000 < manifest["plan"]["timesteps"]
     assert manifest["evaluation"]["mean"] >= 60
     assert manifest["seconds"] > 0
-    assert [e["timesteps"] for e in manifest["history"]][0] == 2048
+    assert next(e["timesteps"] for e in manifest["history"]) == 2048
     assert list((tmp_path / "t" / "tensorboard").glob("events.*"))
 
     policy, extra = load_policy(result.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Optional, Tuple  # noqa: UP035 (3.9 evaluates these at run time)
+from typing import Any, Literal, Optional
 
 from pops.errors import UsageError
 
@@ -33,7 +33,7 @@ class TrainConfig:
     """Where the networks are trained: auto, cpu, cuda, ..."""
     n_envs: Optional[int] = None
     """Environments side by side; unset takes the preset's."""
-    net_arch: Optional[Tuple[int, ...]] = None  # noqa: UP006
+    net_arch: Optional[tuple[int, ...]] = None
     """Widths of the hidden layers, for example 64 64; unset takes the preset's."""
     objective: Optional[float] = None
     """Mean return at which training stops; unset takes the environment's own threshold."""
@@ -43,9 +43,9 @@ class TrainConfig:
     """Episodes, with seeds not used before, that decide whether the objective is met."""
     eval_every: Optional[int] = None
     """Environment steps between evaluations (and checkpoints); unset takes the preset's."""
-    env_kwargs: Tuple[str, ...] = ()  # noqa: UP006
+    env_kwargs: tuple[str, ...] = ()
     """Arguments of the environment as key=value; values are JSON, or else text."""
-    wrapper: Tuple[str, ...] = ()  # noqa: UP006
+    wrapper: tuple[str, ...] = ()
     """Wrappers as module:Class, called with the environment alone, in this order."""
     resume: bool = False
     """Go on from the last checkpoint in the folder."""

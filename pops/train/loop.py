@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pops.artifact import read_json, save_policy, sha256_file, write_bytes, write_json
-from pops.errors import PopsError
+from pops.errors import ArtifactError, MissingPackage, PopsError
 from pops.evaluate import EvalResult, evaluate
 from pops.seeds import derive, screening_seeds, training_block
 from pops.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pops.train.config import TrainConfig
 from pops.train.folder import TRAIN_FORMAT, TrainFolder
-from pops.train.model import build_model, policy_of, zip_bytes
+from pops.train.model import build_model, check_finite, policy_of, zip_bytes
 from pops.train.plan import Plan, make_plan
 from pops.train.view import View, resume_command
 
@@ -74,6 +74,11 @@ def train(config: TrainConfig) -> TrainResult:
                 f"Stopped. Everything up to the last evaluation is kept in {config.out}; go on "
                 f"with: {resume_command(config)}"
             ) from stop
+        except OSError as error:  # TensorBoard's writer; everything else is an ArtifactError
+            raise ArtifactError(
+                f"Cannot write into {config.out}: {error.strerror or error}. What was trained up "
+                "to the last evaluation is kept; free space, then add --resume."
+            ) from error
         finally:
             model.env.close()
 
@@ -85,6 +90,8 @@ class _Session:
         if folder.checkpoint.is_file():
             self.progress = load_checkpoint(folder.checkpoint, model)
             view.say(f"Going on from step {model.num_timesteps:,}.")
+            if getattr(model, "replay_buffer", None) is not None and not model.replay_buffer.size():
+                view.say("The replay buffer was too large to keep; it fills anew.")
         _log_to(model, folder.tensorboard)
 
     def run(self) -> TrainResult:
@@ -95,7 +102,8 @@ class _Session:
             self.progress.seconds += time.perf_counter() - started
             save_checkpoint(self.folder.checkpoint, self.model, self.progress)
         if self.progress.final is None:
-            self._look()
+            assert self.progress.best is not None
+            self.progress.final = self._look(self.progress.best)
             save_checkpoint(self.folder.checkpoint, self.model, self.progress)
         return self._finish()
 
@@ -106,32 +114,39 @@ class _Session:
         model.env.seed(training_block(self.plan.seed, "train", segment))
         model._last_obs = None  # learn() then resets the environments
         steps = min(self.plan.eval_every, self.plan.timesteps - model.num_timesteps)
-        model.learn(steps, callback=self.view.callback(), reset_num_timesteps=False)
+        try:
+            model.learn(steps, callback=self.view.callback(), reset_num_timesteps=False)
+        except (ValueError, RuntimeError, FloatingPointError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise PopsError(
+                f"Stable-Baselines3 gave up at step {model.num_timesteps:,} ({first}). What was "
+                "trained up to the last evaluation is kept. Try another --seed or --algo."
+            ) from error
         self.progress.segment += 1
 
     def _evaluate(self) -> None:
         progress, steps = self.progress, int(self.model.num_timesteps)
+        check_finite(self.model)
         zipped = zip_bytes(self.model)
         result = self._play(zipped, screening_seeds(self._block(), self.plan.eval_episodes))
         progress.history.append({"timesteps": steps, **_facts(result)})
         self.model.logger.record("eval/mean_return", result.mean)
         self.model.logger.dump(steps)
-        if progress.best is None or result.mean > progress.best_mean:
+        objective, final, met = self.plan.objective, None, False
+        if objective is not None and result.mean >= objective and progress.looks < MAX_LOOKS:
+            final = self._look(zipped)
+            met = final["mean"] >= objective
+        if met or progress.best is None or result.mean > progress.best_mean:
             progress.best, progress.best_mean = zipped, result.mean
-            progress.best_timesteps, progress.final = steps, None
-        objective = self.plan.objective
-        reached = objective is not None and result.mean >= objective
-        if reached and progress.best_timesteps == steps and progress.looks < MAX_LOOKS:
-            self._look()
+            progress.best_timesteps, progress.final = steps, final
         self.view.evaluated(steps, result, progress.best_mean)
 
-    def _look(self) -> None:
-        """Play the best on seeds that nothing has seen."""
-        progress = self.progress
-        progress.looks += 1
-        assert progress.best is not None
-        seeds = screening_seeds(self._block(), self.plan.final_episodes, block=progress.looks)
-        progress.final = self._play(progress.best, seeds).to_json(None)
+    def _look(self, zipped: bytes) -> dict[str, Any]:
+        """Play on seeds that nothing has seen."""
+        self.progress.looks += 1
+        block = self.progress.looks
+        seeds = screening_seeds(self._block(), self.plan.final_episodes, block=block)
+        return self._play(zipped, seeds).to_json(None)
 
     def _met(self) -> bool:
         final, objective = self.progress.final, self.plan.objective
@@ -217,7 +232,10 @@ def _log_to(model: Any, folder: Path) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """More than one thread changes the order of sums, and is slower on networks this small."""
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingPackage("torch", "train", "pops train") from error
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

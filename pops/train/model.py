@@ -13,7 +13,7 @@ import numpy as np
 
 from pops.artifact import write_bytes
 from pops.envs import make_env
-from pops.errors import EnvironmentFailure, MissingPackage, UsageError
+from pops.errors import EnvironmentFailure, MissingPackage, PopsError, UsageError
 from pops.policy import NumpyPolicy
 from pops.seeds import derive
 from pops.spec import EnvSpec
@@ -127,6 +127,21 @@ def _device(name: str) -> str:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"Found --device {name}, which cannot be used here: {first}") from error
     return name
+
+
+def check_finite(model: Any) -> None:
+    """Refuse a network that has diverged.
+
+    Raises:
+        PopsError: if a weight is NaN or infinite.
+    """
+    for name, values in model.policy.state_dict().items():
+        if not bool(values.isfinite().all()):
+            raise PopsError(
+                f"The network diverged: {name} holds NaN or infinite weights after "
+                f"{model.num_timesteps:,} steps. What was trained up to the last evaluation is "
+                "kept. Try another --seed or --algo; very large rewards need a --wrapper."
+            )
 
 
 def zip_bytes(model: Any) -> bytes:
