@@ -40,7 +40,11 @@ def make_env(source: EnvSource) -> gym.Env[Any, Any]:
             wrapper cannot be found, or the constructor raises.
     """
     if not isinstance(source, EnvSpec):
-        return source()
+        try:
+            return source()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            raise EnvironmentFailure(f"The function given as environment raised {text}.") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -48,7 +52,15 @@ def make_env(source: EnvSource) -> gym.Env[Any, Any]:
     except Exception as error:
         raise EnvironmentFailure(_explain_make(source.id, error)) from error
     for name in source.wrappers:
-        env = _import_wrapper(name)(env)
+        wrapper = _import_wrapper(name)
+        try:
+            env = wrapper(env)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            raise EnvironmentFailure(
+                f"Wrapper {name!r} cannot wrap {source.id!r} ({text}); it is called with the "
+                "environment alone."
+            ) from error
     if source.frame_stack:
         env = ZeroFillFrameStack(env, source.frame_stack)
     return env
@@ -139,7 +151,8 @@ def reset_is_like_new(source: EnvSource, steps: int = 64) -> bool:
     """Whether `reset(seed)` on a used environment gives what it gives on a new one.
 
     Some environments keep state over a reset (BipedalWalker keeps its world);
-    for those every episode needs a new environment.
+    for those every episode needs a new environment. One that fails under
+    random actions is not trusted either; the episode itself tells how it fails.
     """
     used, fresh = make_env(source), make_env(source)
     try:
@@ -147,6 +160,10 @@ def reset_is_like_new(source: EnvSource, steps: int = 64) -> bool:
         actions = [sample_action(used.action_space, rng) for _ in range(steps)]
         _trace(used, 1, actions)
         return _trace(used, 2, actions) == _trace(fresh, 2, actions)
+    except EnvironmentFailure:
+        raise
+    except Exception:
+        return False
     finally:
         used.close()
         fresh.close()

@@ -199,8 +199,8 @@ class EpisodeTable:
             value = float(reward)
             observation = np.asarray(observation)
             if not math.isfinite(value) or not _finite(observation):
-                what = "reward" if not math.isfinite(value) else "observation"
-                raise self._failure(episode, f"returned a {what} that is not finite")
+                what = "a reward" if not math.isfinite(value) else "an observation"
+                raise self._failure(episode, f"returned {what} that is not finite")
             self._returns[episode] += value
             self._lengths[episode] += 1
             self._observations[place] = observation

@@ -16,7 +16,7 @@ import numpy as np
 
 from pops.arch import Conv, NetArch
 from pops.errors import PopsError
-from pops.spec import Array, DiscreteActions, FloatArray, PolicySpec
+from pops.spec import Array, FloatArray, PolicySpec
 
 Parameters = Sequence["tuple[FloatArray, FloatArray]"]
 """(weight, bias) of each layer in torch's layout: (out, in) or (out, in, kernel, kernel)."""
@@ -149,8 +149,4 @@ class NumpyPolicy:
                 f"Found an observation of shape {batch.shape}, expected {shape} or (N, *{shape})."
             )
         actions = self.act(batch[None] if single else batch)
-        if not single:
-            return actions, state
-        if isinstance(self.spec.actions, DiscreteActions):
-            return actions[0], state
-        return actions[0], state
+        return (actions[0] if single else actions), state

@@ -1,0 +1,134 @@
+"""Environments that tests of the compression core register: short, cheap, and some of them bad."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+
+class Steer(gym.Env):
+    """Bring a mass at (position, velocity) to rest by pushing left, not at all, or right."""
+
+    STEPS = 20
+
+    def __init__(self, gain=1.0):
+        self.observation_space = spaces.Box(-10, 10, (3,), np.float32)
+        self.action_space = spaces.Discrete(3)
+        self.gain = gain
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = self.np_random.uniform(-1, 1, 2)
+        self.steps = 0
+        return self.observation(), {}
+
+    def observation(self):
+        # The third value is a distraction: no good policy needs it.
+        noise = self.np_random.uniform(-1, 1)
+        return np.array([*self.state, noise], np.float32)
+
+    def push(self, action):
+        return float(action) - 1.0
+
+    def step(self, action):
+        position, velocity = self.state
+        velocity = 0.8 * velocity + 0.3 * self.gain * self.push(action)
+        self.state = np.array([position + 0.3 * velocity, velocity])
+        self.steps += 1
+        reward = 1.0 - float(self.state[0] ** 2 + 0.1 * self.state[1] ** 2)
+        return self.observation(), reward, False, self.steps >= self.STEPS, {}
+
+
+class Glide(Steer):
+    """The same with a continuous push in [-2, 2]."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Box(-2, 2, (1,), np.float32)
+
+    def push(self, action):
+        assert action.shape == (1,)
+        assert action.dtype == np.float32
+        return float(action[0])
+
+
+class Raises(Steer):
+    """Raises in the fourth step of an episode."""
+
+    def step(self, action):
+        if self.steps == 3:
+            raise ZeroDivisionError("the world ended")
+        return super().step(action)
+
+
+class RaisesLate(Steer):
+    """Raises in some episodes only, so that a run is well under way when it does."""
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        self.bad = seed is not None and seed >= 750_000_000
+        return result
+
+    def step(self, action):
+        if self.bad and self.steps == 3:
+            raise ZeroDivisionError("the world ended")
+        return super().step(action)
+
+
+class NaNReward(Steer):
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, float("nan") if self.steps == 5 else reward, terminated, truncated, info
+
+
+class NaNObservation(Steer):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        if self.steps == 6:
+            observation = np.full(3, np.nan, np.float32)
+        return (observation, *rest)
+
+
+class RaisesAtReset(Steer):
+    def reset(self, *, seed=None, options=None):
+        raise OSError("no simulator")
+
+
+class KeepsState(Steer):
+    """Its second episode depends on the first: reset(seed) is not like new."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        self.gain = 1.0 + self.episodes
+        self.episodes += 1
+        return result
+
+
+class Succeeds(Steer):
+    """Ends at once with success on even seeds."""
+
+    def reset(self, *, seed=None, options=None):
+        self.success = seed is not None and seed % 2 == 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, _, _, _ = super().step(action)
+        return observation, reward, True, False, {"is_success": self.success}
+
+
+class DoubleReward(gym.RewardWrapper):
+    def reward(self, reward):
+        return 2.0 * float(reward)
+
+
+NAMES = (Steer, Glide, Raises, RaisesLate, NaNReward, NaNObservation, RaisesAtReset)
+for kind in (*NAMES, KeepsState, Succeeds):
+    gym.register(f"{kind.__name__}-v0", entry_point=f"core_envs:{kind.__name__}")
+
+
+def _needs_a_package(**kwargs):
+    import a_package_that_nobody_has  # noqa: F401
+
+
+gym.register("NeedsPackage-v0", entry_point="core_envs:_needs_a_package")

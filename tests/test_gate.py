@@ -1,0 +1,106 @@
+"""The gate, on cases worked out by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pops.errors import PopsError
+from pops.evaluate import EvalResult
+from pops.gate import check_teacher, judge, lower_bound, margin
+
+
+def result(returns, first_seed=0):
+    returns = np.asarray(returns, np.float64)
+    seeds = tuple(range(first_seed, first_seed + len(returns)))
+    return EvalResult(seeds, returns, np.ones(len(returns), np.int64))
+
+
+def test_the_margin_is_a_share_of_what_the_teacher_is_worth():
+    teacher, random = result([100.0, 200.0, 300.0, 400.0]), result([50.0, 50.0])
+    assert margin(teacher, random) == 0.05 * 200
+    assert margin(teacher, random, max_drop=0.5) == 0.5 * np.std([100, 200, 300, 400])
+
+
+def test_a_teacher_without_variance_asks_for_its_own_return_exactly():
+    teacher, random = result([500.0] * 20), result([20.0] * 20)
+    allowed = margin(teacher, random)
+    assert allowed == 0.0
+    assert judge(result([500.0] * 20), teacher, allowed).passed
+    assert judge(result([501.0] * 20), teacher, allowed).passed
+    one_short = judge(result([500.0] * 19 + [499.0]), teacher, allowed)
+    assert not one_short.passed
+    assert one_short.mean_drop == pytest.approx(0.05)
+    assert one_short.lower_bound < 0
+
+
+def test_differences_that_are_all_equal_have_their_mean_as_bound():
+    teacher = result([1.0, 2.0, 3.0])
+    verdict = judge(result([0.5, 1.5, 2.5]), teacher, margin=0.5)
+    assert (verdict.lower_bound, verdict.mean_drop, verdict.passed) == (-0.5, 0.5, True)
+    assert not judge(result([0.5, 1.5, 2.5]), teacher, margin=0.49).passed
+
+
+def test_the_bound_is_the_percentile_of_resampled_means():
+    # Of n = 2 paired differences {0, 1} the resampled mean is 0, ½, 1 with ¼, ½, ¼.
+    differences = np.array([0.0, 1.0])
+    assert lower_bound(differences, 0.05) == 0.0
+    assert lower_bound(differences, 0.4) == 0.5
+    # For many differences the bound approaches the normal one, mean - 1.645 standard errors.
+    rng = np.random.default_rng(0)
+    many = rng.normal(3.0, 2.0, 400)
+    expected = many.mean() - 1.6449 * many.std() / 20
+    assert lower_bound(many, 0.05) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_smaller_error_level_gives_a_lower_bound():
+    differences = np.random.default_rng(1).normal(size=100)
+    bounds = [lower_bound(differences, 0.05 / 2**look) for look in range(4)]
+    assert bounds == sorted(bounds, reverse=True)
+    assert len(set(bounds)) == 4
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=30), st.floats(0, 100))
+def test_the_verdict_follows_from_the_bound(differences, allowed):
+    teacher = result(np.zeros(len(differences)))
+    verdict = judge(result(differences), teacher, allowed)
+    assert verdict.passed == (verdict.lower_bound >= -allowed)
+    assert verdict.lower_bound <= np.mean(differences) + 1e-9
+    assert verdict.mean_drop == pytest.approx(-np.mean(differences), abs=1e-9)
+    assert judge(result(differences), teacher, allowed) == verdict
+
+
+def test_the_reason_is_in_words_and_figures():
+    teacher = result([10.0, 20.0, 30.0])
+    passed, failed = judge(teacher, teacher, 1.0), judge(result([0.0, 0, 0]), teacher, 1.0)
+    assert "On 3 paired episodes the student returned 20.00, the teacher 20.00" in passed.reason
+    assert "at least the -1.00" in passed.reason
+    assert "below the -1.00" in failed.reason
+    assert passed.to_json()["passed"] is True
+
+
+def test_other_seeds_cannot_be_compared():
+    with pytest.raises(PopsError, match="seeds differ"):
+        judge(result([1.0, 2.0]), result([1.0, 2.0], first_seed=5), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "random"),
+    [
+        ([20.0] * 10, [20.0] * 10),
+        ([19.0] * 10, [20.0] * 10),
+        ([0.0, 100.0] * 5, [0.0, 60.0] * 5),
+    ],
+)
+def test_a_teacher_that_is_not_clearly_better_than_random_is_refused(teacher, random):
+    with pytest.raises(PopsError, match="clearly better than random"):
+        check_teacher(result(teacher), result(random))
+
+
+def test_a_teacher_three_standard_errors_better_is_taken():
+    random = result([-1.0, 1.0] * 50)
+    error = np.hypot(0.1, 0.1)
+    check_teacher(result(np.array([-1.0, 1.0] * 50) + 3.01 * error), random)
+    with pytest.raises(PopsError):
+        check_teacher(result(np.array([-1.0, 1.0] * 50) + 2.99 * error), random)
