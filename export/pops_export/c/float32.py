@@ -24,8 +24,8 @@ ACTIVATIONS = {
 }
 LIBM = {"tanh": "tanhf", "elu": "expm1f", "silu": "expf", "sigmoid": "expf"}
 NOT_FINITE = (
-    "a feature that is NaN\n   counts as 0 after the normaliser; an infinite one as the normaliser's "
-    "clip, where it has one,\n   or else as {infinite}."
+    "a feature that is NaN\n   counts as 0 after the normaliser; an infinite one as the "
+    "normaliser's clip, where it has one,\n   or else as {infinite}."
 )
 
 
@@ -81,7 +81,7 @@ def _pixels(spec: PolicySpec) -> list[str] | None:
         return None
     small = PolicySpec((1, 1, 1), spec.actions, spec.output, "uint8", 0, True, spec.normaliser)
     values = small.preprocess(np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1))
-    return [c_float(v) for v in values.reshape(-1)]
+    return [c_float(float(v)) for v in values.reshape(-1)]
 
 
 def _features(values: Any, spec: PolicySpec, gather: tuple[int, ...] | None) -> Array:

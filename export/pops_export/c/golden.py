@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pops.errors import UsageError
-from pops.spec import DiscreteActions, PolicySpec
+from pops.spec import Array, DiscreteActions, PolicySpec
 from pops_export.c.options import COptions, Golden
 from pops_export.c.text import c_float, c_table
 
@@ -45,13 +45,15 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
     flat = observations.reshape(-1)
     tables = c_table(
         f"{'uint8_t' if bytes_in else 'float'} {p}_golden_observations",
-        [str(v) for v in flat] if bytes_in else [c_float(v) for v in flat],
+        [str(v) for v in flat] if bytes_in else [c_float(float(v)) for v in flat],
     )
-    tables += c_table(f"float {p}_golden_outputs", [c_float(v) for v in outputs.reshape(-1)])
+    tables += c_table(f"float {p}_golden_outputs", [c_float(float(v)) for v in outputs.reshape(-1)])
     if isinstance(spec.actions, DiscreteActions):
         tables += c_table(f"int32_t {p}_golden_actions", [str(int(a)) for a in actions.reshape(-1)])
     else:
-        tables += c_table(f"float {p}_golden_actions", [c_float(a) for a in actions.reshape(-1)])
+        tables += c_table(
+            f"float {p}_golden_actions", [c_float(float(a)) for a in actions.reshape(-1)]
+        )
     limit = c_float(0.0 if exact else 1e-4 * max(1.0, float(np.abs(outputs).max())))
     near = "!(difference > 0.0f) && !(difference < 0.0f)"
     near = near if exact else f"difference <= {limit} && difference >= -{limit}"
@@ -60,7 +62,7 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
     return GoldenTables(tables, n, near, near_action)
 
 
-def channel_last(observations: np.ndarray, spec: PolicySpec) -> np.ndarray:  # type: ignore[type-arg]
+def channel_last(observations: Array, spec: PolicySpec) -> Array:
     """Observations as the C takes them: images channel-last, floats as float32."""
     if observations.dtype != np.uint8:
         observations = observations.astype(np.float32)

@@ -117,7 +117,7 @@ def pack(weight: IntArray, lift: int, wide: bool) -> list[int]:
     if wide:
         quads = quads[:, :, PAIR_ORDER]
     blocks = rows & ~3
-    by_four = quads[:blocks].reshape(blocks // 4, 4, -1, 4).transpose(0, 2, 1, 3)
+    by_four = quads[:blocks].reshape(blocks // 4, 4, quads.shape[1], 4).transpose(0, 2, 1, 3)
     return [int(w) for w in np.concatenate([by_four.reshape(-1), quads[blocks:].reshape(-1)])]
 
 

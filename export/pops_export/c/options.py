@@ -12,7 +12,13 @@ from pops.spec import Array, FloatArray
 Layout = Literal["size", "speed"]
 
 KEYWORDS = frozenset(
-    ["auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float", "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof", "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while", "asm", "bool", "catch", "class", "delete", "explicit", "export", "false", "friend", "mutable", "namespace", "new", "operator", "private", "protected", "public", "template", "this", "throw", "true", "try", "typeid", "typename", "using", "virtual"]
+    (
+        "auto break case char const continue default do double else enum extern float for goto if "
+        "inline int long register restrict return short signed sizeof static struct switch "
+        "typedef union unsigned void volatile while asm bool catch class delete explicit export "
+        "false friend mutable namespace new operator private protected public template this throw "
+        "true try typeid typename using virtual"
+    ).split()  # noqa: SIM905
 )
 
 

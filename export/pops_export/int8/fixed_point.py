@@ -39,7 +39,8 @@ def requantise(sums: IntArray, how: Requantiser) -> IntArray:
     half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
     away = np.where(right > 0, scaled >> 63, 0)
     codes = ((scaled + half + away) >> right) + how.zero_point
-    return np.clip(codes, how.minimum, how.maximum).astype(np.int8)
+    result: IntArray = np.clip(codes, how.minimum, how.maximum).astype(np.int8)
+    return result
 
 
 def tanh_table(input_scale: float, input_zero_point: int) -> IntArray:

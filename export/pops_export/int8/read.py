@@ -138,7 +138,8 @@ class _Reader:
             raise ArtifactError(f"found {len(inputs)} inputs, expected 1.")
         paths = []
         for output in self.graph.outputs:
-            tensor, path = int(output), []
+            tensor = int(output)
+            path: list[Any] = []
             while tensor in producers and len(path) <= len(self.graph.operators):
                 path.append(producers[tensor])
                 tensor = self._data_input(producers[tensor])

@@ -33,7 +33,7 @@ def _working_bytes(layer: DenseLayer | ConvLayer) -> int:
     if isinstance(layer, DenseLayer):
         return 8 * (layer.inputs + 4 * layer.outputs)
     rows, columns, _ = layer.output_shape
-    return 8 * rows * columns * (layer.weight[0].size + 4 * layer.weight.shape[0])
+    return int(8 * rows * columns * (layer.weight[0].size + 4 * layer.weight.shape[0]))
 
 
 def _multiply(x: IntArray, weight: IntArray) -> IntArray:
