@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from pops.tracking import Tracker
-from pops.tracking.pace import SHARES, Pace
+from pops.tracking.pace import SHARES, USUAL_ITERATIONS, Pace
 from pops.tracking.view import LiveView, duration, facts
 
 RUN = """
@@ -166,7 +166,8 @@ def test_time_left_is_exact_when_stages_take_their_usual_share() -> None:
     clock = Clock()
     pace = Pace(clock)
     order = [("load", None), ("rollout", None)]
-    order += [(name, i) for i in (1, 2) for name in ("prune", "shrink", "distil")]
+    iterations = range(1, USUAL_ITERATIONS + 1)
+    order += [(name, i) for i in iterations for name in ("prune", "shrink", "distil")]
     order += [("search", None), ("polish", None), ("gate", None)]
     total = sum(SHARES[name] for name, _ in order)
     assert pace.left() is None

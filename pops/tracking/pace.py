@@ -7,16 +7,16 @@ from typing import Callable
 
 SHARES = {
     "load": 3.0,
-    "rollout": 1.0,
-    "prune": 6.0,
+    "rollout": 3.0,
+    "prune": 8.0,
     "shrink": 0.0,
-    "distil": 5.0,
-    "search": 8.0,
-    "polish": 5.0,
-    "gate": 2.0,
+    "distil": 16.0,
+    "search": 24.0,
+    "polish": 10.0,
+    "gate": 3.0,
 }
 """What a stage takes in proportion to the others, on a usual run."""
-USUAL_ITERATIONS = 2
+USUAL_ITERATIONS = 3
 SHORTEST = 0.3
 """Seconds. A stage under this was read from a resumed run and says nothing about the pace."""
 

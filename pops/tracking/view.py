@@ -97,7 +97,9 @@ class LiveView:
         bar = ProgressBar(
             total=1.0, completed=fraction or 0.0, pulse=fraction is None, width=WIDTH // 3
         )
-        head.add_row(Text(self._title, style="bold"), bar)
+        share = "" if fraction is None else f" {fraction:4.0%}"
+        head.add_column(justify="right", no_wrap=True)
+        head.add_row(Text(self._title, style="bold"), bar, Text(share))
         body = Table.grid(expand=True)
         body.add_row(head)
         body.add_row(Text(facts(self._state) or "no student yet"))
