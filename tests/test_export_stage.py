@@ -77,7 +77,7 @@ def test_exponent(value, expected):
 
 
 def test_statistics_of_every_pixel_are_refused_in_words():
-    policy, states = image_case()
+    policy, _ = image_case()
     spec = PolicySpec(
         (14, 15, 2),
         DiscreteActions(3),

@@ -75,7 +75,7 @@ def test_int8_is_static_per_channel_and_close(files, name):
     scales = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in {m.name for m in matrices}:
-            channels = {tuple(m.dims)[0] for m in matrices} | {tuple(m.dims)[-1] for m in matrices}
+            channels = {n for m in matrices for n in (m.dims[0], m.dims[-1])}
             assert scales[node.input[1]].dims[0] in channels
     outputs, _ = OnnxPolicy(path, policy.spec).infer(states)
     reference = policy.outputs(states)

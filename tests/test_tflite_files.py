@@ -183,7 +183,7 @@ def test_to_codes_rounds_half_away_from_zero_and_saturates():
 
 
 def test_calibration_keeps_every_layers_extremes():
-    policy, states = dense_case()
+    policy, _ = dense_case()
     many = np.random.default_rng(0).normal(size=(20_000, 3)).astype(np.float32)
     many *= np.array([100, 0.01, 1], np.float32)
     network = for_integers(policy, many)

@@ -77,6 +77,15 @@ def check_request(config: ExportConfig, policy: NumpyPolicy) -> None:
         onnx_file.require_onnx()
     if "tflite" in formats or ("static_wi8_ai8" in recipes and formats & {"c", "arduino"}):
         tflite_file.require_tflite()
+    if formats & {"c", "arduino"}:
+        from pops_export.c_files import find_compiler
+
+        find_compiler()
+        if policy.spec.one_hot:
+            raise UsageError(
+                "C is not written for discrete observations; expected a box of numbers or an "
+                "image. Use --format onnx,tflite."
+            )
     common = {"fp32", "static_wi8_ai8"}
     if not recipes & common and "tflite" not in formats:
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pops.artifact import sha256_file, write_bytes
-from pops.errors import ArtifactError, PopsError, UsageError
+from pops.errors import ArtifactError, PopsError
 from pops.policy import NumpyPolicy
 from pops.spec import Array, FloatArray, PolicySpec
 from pops_export.assemble import Assembly
@@ -41,11 +42,6 @@ def write_c_files(assembly: Assembly, policy_id: str, golden: Array) -> None:
     from pops_export.int8.read import read_integer_network
 
     config, policy = assembly.config, assembly.policy
-    if policy.spec.one_hot and {"c", "arduino"} & set(config.formats):
-        raise UsageError(
-            "C is not written for discrete observations yet; expected a box of numbers or an "
-            "image. Use --format onnx,tflite."
-        )
     golden = golden[np.linspace(0, len(golden) - 1, min(GOLDEN_IN_CODE, len(golden))).astype(int)]
     for kind in ("c", "arduino"):
         if kind not in config.formats:
@@ -151,9 +147,25 @@ def open_c(folder: Path, facts: dict[str, Any], spec: PolicySpec) -> CompiledPol
         }
     except OSError as error:
         raise ArtifactError(f"Cannot read {error.filename}: {error.strerror}.") from error
+    cc = find_compiler()
     with tempfile.TemporaryDirectory(prefix="pops-c-") as scratch:
-        library = compile_shared(sources, Path(scratch) / "policy.so", prefix=facts["prefix"])
+        library = compile_shared(sources, Path(scratch) / "policy.so", cc, prefix=facts["prefix"])
         return CompiledPolicy(library, spec)
+
+
+def find_compiler() -> str:
+    """The host's C compiler: cc, gcc or clang.
+
+    Raises:
+        PopsError: if there is none.
+    """
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return name
+    raise PopsError(
+        "No C compiler was found (looked for cc, gcc and clang), and C is proven by compiling "
+        "it. Install one, for example with `apt install gcc`, or leave C out: --format onnx,tflite."
+    )
 
 
 def network_observations(spec: PolicySpec, observations: Array) -> FloatArray:
@@ -195,6 +207,25 @@ def prove_integers(
         **({} if wheel is None else {"wheel_inputs": wheel[0], "wheel_mismatches": wheel[1]}),
         "self_test": int(file.self_test()),
         "passed": not mismatches and not wrong and not (wheel and wheel[1]),
+    }
+
+
+def against_oracle(
+    outputs: FloatArray, actions: Array, core: Path, policy: NumpyPolicy, visited: Array
+) -> dict[str, Any]:
+    """How another runtime's int8 results differ from tflite-micro's arithmetic."""
+    from pops_export.int8 import reference
+    from pops_export.int8.read import read_integer_network
+
+    network = read_integer_network(core)
+    wanted = reference.outputs(network, network_observations(policy.spec, visited))
+    steps = np.abs(outputs - wanted) / np.float32(network.output_scale)
+    expected = policy.spec.decode(wanted)
+    changed = (actions != expected).reshape(len(expected), -1).any(1)
+    return {
+        "oracle_steps_at_most": int(np.rint(steps.max())),
+        "oracle_outputs_share": float((steps > 0.5).mean()),
+        **({"oracle_actions_share": float(changed.mean())} if actions.dtype.kind == "i" else {}),
     }
 
 

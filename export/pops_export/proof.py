@@ -86,7 +86,7 @@ def prove_file(key: str, file: Policy, policy: NumpyPolicy, seen: Observations) 
     if not is_float(key):
         return {**result, "passed": True}
     observations = seen.all
-    outputs, actions = _infer(file, observations)
+    outputs, actions = infer(file, observations)
     reference = _blocks(policy.outputs, observations)
     bound = _blocks(lambda x: output_bound(policy, x), observations)
     share = np.abs(outputs.astype(np.float64) - reference) / np.maximum(bound, 1e-300)
@@ -114,7 +114,7 @@ def prove_file(key: str, file: Policy, policy: NumpyPolicy, seen: Observations) 
 
 def _changes(file: Policy, policy: NumpyPolicy, visited: Array, exact: bool) -> dict[str, Any]:
     """How the file's actions differ from the student's on visited states."""
-    outputs, actions = _infer(file, visited)
+    outputs, actions = infer(file, visited)
     expected = _blocks(policy.act, visited)
     if isinstance(policy.spec.actions, DiscreteActions):
         changed = actions != expected
@@ -144,11 +144,12 @@ def _range(policy: NumpyPolicy) -> tuple[Any, Any]:
     return actions.low, actions.high
 
 
-def _infer(file: Policy, observations: Array) -> tuple[Array, Array]:
-    infer = getattr(file, "infer", None)
-    if infer is None:
+def infer(file: Policy, observations: Array) -> tuple[Array, Array]:
+    """Outputs and actions of a file, from one call where its runtime gives both."""
+    both = getattr(file, "infer", None)
+    if both is None:
         return file.outputs(observations), file.act(observations)
-    parts = [infer(observations[i : i + BLOCK]) for i in range(0, len(observations), BLOCK)]
+    parts = [both(observations[i : i + BLOCK]) for i in range(0, len(observations), BLOCK)]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 

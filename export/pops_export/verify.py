@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pops.artifact import ARTIFACT_FORMAT, load_policy, read_arrays, read_json, sha256_file
 from pops.errors import ArtifactError
-from pops.spec import EnvSpec
+from pops.policy import NumpyPolicy
+from pops.spec import Array, EnvSpec, Policy
 from pops_export.closed_loop import failed, gate_facts, judge_file, raise_bar
 from pops_export.config import VerifyConfig
-from pops_export.proof import draw, open_policy, prove_file
+from pops_export.proof import draw, infer, open_policy, prove_file
 
 if TYPE_CHECKING:
     from pops_export.c.compile import CompiledPolicy
@@ -140,16 +141,33 @@ def prove(folder: Path, facts: dict[str, Any], episodes: int, workers: int) -> N
         entry.update(evaluation=None, verdict=None)
         file = open_policy(folder, key, entry, policy)
         entry["verified"] = prove_file(key, file, policy, seen)
-        if key.endswith("_int8") and key.startswith(("c_", "arduino")):
-            from pops_export.c_files import prove_integers
-
-            core = folder / proof["core"]["path"]
-            compiled = cast("CompiledPolicy", file)
-            integers = prove_integers(compiled, core, policy, seen.visited, int(facts["seed"]))
-            entry["verified"].update(integers)
+        entry["verified"].update(_integers(folder, facts, key, file, policy, seen.visited))
         if bar is not None:
             entry["evaluation"], verdict = judge_file(file, bar, policy.arch.num_parameters)
             entry["verdict"] = verdict.to_json()
+
+
+def _integers(
+    folder: Path,
+    facts: dict[str, Any],
+    key: str,
+    file: Policy,
+    policy: NumpyPolicy,
+    visited: Array,
+) -> dict[str, Any]:
+    """What is proven of int8 files beyond `prove_file`."""
+    from pops_export.c_files import against_oracle, prove_integers
+
+    if "core" not in facts["proof"]:
+        return {}
+    core = folder / facts["proof"]["core"]["path"]
+    if key in ("c_int8", "arduino_int8"):
+        return prove_integers(
+            cast("CompiledPolicy", file), core, policy, visited, int(facts["seed"])
+        )
+    if key == "tflite_int8":
+        return against_oracle(*infer(file, visited), core, policy, visited)
+    return {}
 
 
 def _env(data: dict[str, Any]) -> EnvSpec:
