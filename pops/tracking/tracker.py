@@ -54,6 +54,7 @@ class Tracker:
         self._metrics: MetricsFile | None = None
         self._events: dict[str, ScalarEvents] = {}
         self._started = time.perf_counter()
+        self._before = 0.0
         self._stage: str | None = None
         self._iteration: int | None = None
         self._printed = self._started
@@ -137,8 +138,10 @@ class Tracker:
             return
         if self._metrics is None:
             self._metrics = MetricsFile(self.out / "metrics.jsonl")
-            self._started -= self._metrics.seconds
-        index = self._metrics.append(kind, self._stage, self._iteration, self._elapsed(), values)
+            self._before = self._metrics.seconds
+        index = self._metrics.append(
+            kind, self._stage, self._iteration, self._before + self._elapsed(), values
+        )
         if index is not None and self._tensorboard:
             self._record_scalars(kind, index, plain(values))
 
