@@ -70,7 +70,6 @@ def one_step(
             steps[channel],
             np.arange(1, len(counts) + 1),
             float(real[channel]),
-            first,
             (int(low[channel]), int(high[channel])),
             (lift, shift),
         )
@@ -114,37 +113,64 @@ def _fit(
     steps: IntArray,
     counts: IntArray,
     real: float,
-    first: int,
     sums: tuple[int, int],
     scale: tuple[int, int],
 ) -> tuple[int, int] | None:
-    """(offset, multiplier) with which every step lies where the exact arithmetic has it."""
+    """(offset, multiplier) with which every step lies where the exact arithmetic has it.
+
+    The width of the interval of offsets is a concave function of the multiplier, but for the
+    rounding to integers: climb it.
+    """
+    best = round(real * 2.0 ** (32 + scale[1] - scale[0]))
+    widest, stride = best, 1 << 12
+    width = _width(_offsets(steps, counts, best, sums, scale))
+    while stride:
+        for multiplier in (widest - stride, widest + stride):
+            found = _width(_offsets(steps, counts, multiplier, sums, scale))
+            if found > width:
+                widest, width = multiplier, found
+                break
+        else:
+            stride >>= 1
+    if width < 0:
+        return None
+    least, most = _offsets(steps, counts, widest, sums, scale)
+    offset = min(max((least + most) // 2, -INT32), INT32)
+    low, high = (total << scale[0] for total in sums)
+    if not least <= offset <= most or max(abs(low + offset), abs(high + offset)) >= INT32:
+        return None
+    return offset, widest
+
+
+def _width(offsets: tuple[int, int]) -> int:
+    return offsets[1] - offsets[0]
+
+
+def _offsets(
+    steps: IntArray, counts: IntArray, multiplier: int, sums: tuple[int, int], scale: tuple[int, int]
+) -> tuple[int, int]:
+    """The least and the most offset with which every step lies right; none if least > most."""
+    if not 0 < multiplier <= INT32:
+        return INT32, -INT32
     low, high = sums
     lift, shift = scale
-    best = round(real * 2.0 ** (32 + shift - lift))
+    # The lifted sum plus offset reaches edges[k] exactly from steps[k] on.
+    edges = _ceil_divide(counts, 32 + shift, multiplier)
     inside = (steps > low) & (steps <= high)
-    for delta in (0, 1, -1, 2, -2, 4, -4, 8, -8, 16, -16, 64, -64):
-        multiplier = best + delta
-        if not 0 < multiplier <= INT32:
-            continue
-        # The lifted sum plus offset must reach edges[k] exactly from steps[k] on.
-        edges = np.asarray(
-            [-((-int(k) << (32 + shift)) // multiplier) for k in counts], dtype=np.int64
-        )
-        lifted = steps << lift
-        at_least = (edges - lifted)[inside]
-        below = (edges - 1 - ((steps - 1) << lift))[inside]
-        least = int(at_least.max()) if at_least.size else -INT32
-        most = int(below.min()) if below.size else INT32
-        if np.any(steps <= low):  # steps that the smallest sum has already made
-            least = max(least, int(edges[steps <= low].max()) - (low << lift))
-        if np.any(steps > high):  # steps that no sum makes
-            most = min(most, int(edges[steps > high].min()) - 1 - (high << lift))
-        if least > most:
-            continue
-        offset = min(max((least + most) // 2, -INT32), INT32)
-        if not least <= offset <= most:
-            continue
-        if max(abs((low << lift) + offset), abs((high << lift) + offset)) < INT32:
-            return offset, multiplier
-    return None
+    at_least = (edges - (steps << lift))[inside]
+    below = (edges - 1 - ((steps - 1) << lift))[inside]
+    least = int(at_least.max()) if at_least.size else -INT32
+    most = int(below.min()) if below.size else INT32
+    if np.any(steps <= low):  # steps that the smallest sum has already made
+        least = max(least, int(edges[steps <= low].max()) - (low << lift))
+    if np.any(steps > high):  # steps that no sum makes
+        most = min(most, int(edges[steps > high].min()) - 1 - (high << lift))
+    return least, most
+
+
+def _ceil_divide(counts: IntArray, power: int, divisor: int) -> IntArray:
+    """ceil(counts · 2^power / divisor) exactly, for counts of at most 8 bits and power < 63."""
+    whole, rest = divmod(1 << power, divisor)
+    # counts · 2^power = counts · (whole · divisor + rest); counts · rest has at most 39 bits.
+    result: IntArray = counts * whole - (-(counts * rest) // divisor)
+    return result
