@@ -64,15 +64,18 @@ def until(counters: list[int], symbols: Symbols, name: str) -> int:
 
 
 def calls(counters: list[int], symbols: Symbols, name: str) -> list[int]:
-    """Instructions of each complete call of a function, what it calls included."""
+    """Instructions of each complete call of a function, what it calls included, interrupts not."""
     entry = symbols.range(name)[0]
+    handlers = [(start, end) for start, end, found in symbols.ranges if found.endswith("_handler")]
     counts = []
     for at, counter in enumerate(counters):
         if counter != entry:
             continue
         caller = counters[at - 1]  # the bl, which has four bytes
         try:
-            counts.append(counters.index(caller + 4, at) - at)
+            inside = counters[at : counters.index(caller + 4, at)]
         except ValueError:
             break
+        interrupted = sum(any(a <= pc < b for a, b in handlers) for pc in inside)
+        counts.append(len(inside) - interrupted)
     return counts

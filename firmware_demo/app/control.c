@@ -22,27 +22,29 @@ bool control_self_test(void)
 }
 
 policy_status control_step(controller *control, const control_observation *observation,
-                           uint32_t due)
+                           uint32_t now)
 {
-    const uint32_t begin = port_now();
     const policy_status status = policy_act(observation, control->action, scratch);
-    const uint32_t end = port_now();
+    if (status <= POLICY_OUT_OF_RANGE) {
+        control->last_good = now;
+        if (control->enabled) {
+            port_actuate(true, control->action);
+        }
+    }
+    return status;
+}
 
-    control->inference = end - begin;
+void control_account(controller *control, uint32_t begun, uint32_t due)
+{
+    const uint32_t end = port_now();
+    control->steps++;
+    control->inference = end - begun;
     if (control->inference > control->longest) {
         control->longest = control->inference;
     }
     if (end - due > PERIOD) {
         control->missed++;
     }
-    control->steps++;
-    if (status <= POLICY_OUT_OF_RANGE) {
-        control->last_good = begin;
-        if (control->enabled) {
-            port_actuate(true, control->action);
-        }
-    }
-    return status;
 }
 
 policy_status control_outputs(const control_observation *observation, float *outputs)

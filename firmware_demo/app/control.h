@@ -30,8 +30,8 @@ typedef struct {
     control_action action[POLICY_ACTION_SIZE]; /* of the last step */
     uint32_t steps;
     uint32_t missed;    /* steps that did not end within their period */
-    uint32_t inference; /* ticks of port_now() that the last policy_act() took */
-    uint32_t longest;   /* the most it has taken since reset */
+    uint32_t inference; /* ticks that the last step took, from observation to action */
+    uint32_t longest;   /* the most that a step has taken since reset */
     uint32_t last_good; /* when the last usable observation came */
     uint32_t timeout;   /* ticks without one after which the actuator is disabled */
     bool enabled;       /* whether actions reach the actuator */
@@ -42,11 +42,14 @@ void control_init(controller *control);
 /* Whether the policy on this board computes the outputs it was generated with. */
 bool control_self_test(void);
 
-/* One step: runs the policy on `observation`, hands the action to the actuator.
- * `due`: when the step should have begun; it is missed if it ends a period later.
+/* One step: runs the policy on `observation`, hands the action to the actuator. `now`: the time.
  * An observation that is not finite leaves the actuator as it is and counts as none. */
 policy_status control_step(controller *control, const control_observation *observation,
-                           uint32_t due);
+                           uint32_t now);
+
+/* Counts a step that began at `begun`. It is missed if by now more than a period has passed since
+ * `due`, when it should have begun. */
+void control_account(controller *control, uint32_t begun, uint32_t due);
 
 /* The network's raw outputs for an observation; nothing is actuated. */
 policy_status control_outputs(const control_observation *observation, float *outputs);

@@ -106,6 +106,7 @@ static void observe(serial_link *link, frame_header header, uint32_t arrived)
     controller *control = link->control;
     const void *observation = frame_payload(&link->decoder);
     const policy_status status = control_step(control, observation, arrived);
+    control_account(control, arrived, arrived);
     payload[0] = (uint8_t)status;
     payload[1] = flags(link);
     put_u16(payload + 2, control->missed < 0xFFFFu ? control->missed : 0xFFFFu);

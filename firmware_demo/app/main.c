@@ -36,14 +36,15 @@ static bool receive(void)
 }
 
 /* What happens once in a period. With a computer in the loop its frames are the ticks. */
-static void tick(uint32_t due, bool serial)
+static void tick(uint32_t due, uint32_t now, bool serial)
 {
 #ifdef POPS_STANDALONE
     if (!serial && !line.stopped) {
-        standalone_tick(&demo, due);
+        standalone_tick(&demo, due, now);
     }
 #else
     (void)due;
+    (void)now;
     (void)serial;
 #endif
 }
@@ -58,7 +59,7 @@ static void run(uint32_t due)
             if (line.boot == 0) {
                 line.boot = now;
             }
-            tick(due, serial);
+            tick(due, now, serial);
             do { /* a tick that was slept through is lost, not run late */
                 due += PERIOD;
             } while (port_now() - due - PERIOD < 0x80000000u);

@@ -45,14 +45,16 @@ static void next_episode(standalone *demo, bool fallen)
     plant_reset(&demo->plant, &demo->seed);
 }
 
-void standalone_tick(standalone *demo, uint32_t due)
+void standalone_tick(standalone *demo, uint32_t due, uint32_t now)
 {
     if (demo->stopped) {
         return;
     }
     const float observation[4] = {demo->plant.x, demo->plant.x_dot, demo->plant.theta,
                                   demo->plant.theta_dot};
-    if (control_step(demo->control, observation, due) > POLICY_OUT_OF_RANGE) {
+    const policy_status status = control_step(demo->control, observation, now);
+    control_account(demo->control, now, due);
+    if (status > POLICY_OUT_OF_RANGE) {
         demo->stopped = true;
         control_enable(demo->control, false, port_now());
         telemetry_text("stopped: the observation is not finite\r\n");

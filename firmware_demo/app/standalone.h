@@ -22,6 +22,6 @@ typedef struct {
 void standalone_init(standalone *demo, controller *control);
 
 /* One tick: control step, then plant step, then, once in 50, a line of telemetry. */
-void standalone_tick(standalone *demo, uint32_t due);
+void standalone_tick(standalone *demo, uint32_t due, uint32_t now);
 
 #endif

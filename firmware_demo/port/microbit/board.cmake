@@ -1,2 +1,2 @@
 set(CPU_FLAGS -mcpu=cortex-m0 -mthumb)
-set(SHARED reset.c small_float.c)
+set(SHARED reset.c small.c)
