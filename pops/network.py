@@ -140,14 +140,14 @@ def to_numpy(network: PolicyNetwork, scaling: Scaling) -> list[tuple[FloatArray,
     for index, layer in enumerate(network.weighted()):
         weight = layer.weight.detach().cpu().numpy().astype(np.float64)
         bias = biases(layer).detach().cpu().numpy().astype(np.float64)
-        if index == 0 and not network.arch.convs:
-            weight = weight / scaling.std
-            bias = bias - weight @ scaling.mean
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
             raise PopsError(
                 f"Training a {network.arch} student diverged: layer {index} is no longer finite. "
                 "Use a smaller --distill.learning-rate."
             )
+        if index == 0 and not network.arch.convs:
+            weight = weight / scaling.std
+            bias = bias - weight @ scaling.mean
         result.append((weight.astype(np.float32), bias.astype(np.float32)))
     return result
 

@@ -137,6 +137,7 @@ def iterative_policy_pruning(
     """
     scaling = lesson.scaling or Scaling.identity(math.prod(lesson.spec.input_shape))
     network = student_network(lesson.spec, arch, parameters, lesson.scaling)
+    network.to(lesson.device)  # before the masks, which lie where the weights do
     run = _Pruning(network, config)
     rng = np.random.default_rng(derive(lesson.seed, "prune", *name))
     best = list(parameters)

@@ -1,0 +1,133 @@
+"""Collecting states: who acts, from which seeds, and that workers do not matter."""
+
+import numpy as np
+import pytest
+from core_cases import GLIDE, STEER, glide_teacher, random_policy, steer_teacher
+
+from pops.envs import make_env
+from pops.errors import EnvironmentFailure
+from pops.rollout import TASKS, ReplayBuffer, Sampler, collect, label, play_sampling
+from pops.spec import EnvSpec
+from pops.workers import Workers
+
+
+class Recording:
+    """A policy that counts the observations on which it acted, and always pushes right."""
+
+    def __init__(self, spec):
+        self.spec, self.seen = spec, 0
+
+    def act(self, observations):
+        self.seen += len(observations)
+        return np.full(len(observations), 2)
+
+
+@pytest.fixture(scope="module")
+def one():
+    with Workers(1) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def two():
+    with Workers(2) as workers:
+        yield workers
+
+
+def visit(workers, teacher_share=1.0, student=None, env=STEER, teacher=None, **changes):
+    options = {"states": 203, "first_seed": 1000, **changes}
+    return collect(
+        teacher or steer_teacher(),
+        student,
+        env,
+        teacher_share=teacher_share,
+        workers=workers,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("case", ["teacher", "mixture", "sampled", "continuous"])
+def test_the_states_do_not_depend_on_the_workers(case, one, two):
+    teacher = glide_teacher() if case == "continuous" else steer_teacher()
+    options = {"teacher": teacher, "env": GLIDE if case == "continuous" else STEER}
+    if case in ("mixture", "continuous"):
+        student = random_policy(teacher.arch, teacher.spec, seed=5)
+        options.update(student=student, teacher_share=0.5)
+    if case == "sampled":
+        options.update(sampler=Sampler(teacher.spec))
+    expected = visit(one, **options)
+    assert expected.shape == (203, 3)
+    assert visit(two, **options).tobytes() == expected.tobytes()
+    assert visit(one, **options).tobytes() == expected.tobytes()
+
+
+def test_the_teachers_share_is_kept(one):
+    teacher = steer_teacher()
+    for share, low, high in ((1.0, 0, 0), (0.0, 400, 400), (0.25, 250, 350)):
+        student = Recording(teacher.spec)
+        teaching = Recording(teacher.spec)
+        visit(one, share, student, teacher=teaching, states=400)
+        # Whoever acts is asked about the batch of two, so that its share shows by batches.
+        assert low <= student.seen <= 400 + TASKS
+        if share in (0.0, 1.0):
+            assert student.seen == high
+            assert teaching.seen == 400 - high
+
+
+def test_states_come_from_the_seeds_given(one):
+    states = visit(one, states=8, first_seed=50)
+    env = make_env(STEER)
+    starts = {env.reset(seed=seed)[0].tobytes() for seed in range(50, 50 + 8 + 4 * 4)}
+    assert states[0].tobytes() == env.reset(seed=50)[0].tobytes()
+    assert sum(row.tobytes() in starts for row in states) == 8
+
+
+def test_the_buffer_keeps_everything_and_copies_grow_alone():
+    teacher = steer_teacher()
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(n, 3)).astype(np.float32) for n in (5, 4))
+    buffer = ReplayBuffer(teacher.spec)
+    buffer.add(first, label(teacher, first))
+    copy = buffer.copy()
+    copy.add(second, label(teacher, second))
+    assert (len(buffer), len(copy)) == (5, 9)
+    inputs, labels = copy.arrays()
+    np.testing.assert_array_equal(inputs, np.concatenate([first, second]))
+    np.testing.assert_array_equal(labels, teacher.outputs(inputs))
+    assert len(buffer.arrays()[0]) == 5
+    chosen, wanted = copy.batch(np.array([8, 0]))
+    np.testing.assert_array_equal(chosen.numpy(), inputs[[8, 0]])
+    np.testing.assert_array_equal(wanted.numpy(), labels[[8, 0]])
+
+
+def test_labels_do_not_depend_on_the_chunk():
+    teacher = steer_teacher()
+    states = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    assert label(teacher, states, chunk=7).tobytes() == teacher.outputs(states).tobytes()
+
+
+def test_sampling_follows_the_softmax_and_the_deviation():
+    steer, glide = steer_teacher(), glide_teacher()
+    outputs = np.tile(np.log(np.float32([[0.1, 0.3, 0.6]])), (6000, 1))
+    rng = np.random.default_rng(0)
+    shares = np.bincount(Sampler(steer.spec).sample(outputs, [rng] * 6000)) / 6000
+    np.testing.assert_allclose(shares, [0.1, 0.3, 0.6], atol=0.02)
+    sampler = Sampler(glide.spec, (float(np.log(0.1)),))
+    actions = sampler.sample(np.full((6000, 1), 0.5, np.float32), [rng] * 6000)
+    assert actions.mean() == pytest.approx(0.5, abs=0.01)
+    assert actions.std() == pytest.approx(0.1, abs=0.01)
+    far = sampler.sample(np.full((100, 1), 9.0, np.float32), [rng] * 100)
+    assert far.max() == 2.0
+
+
+def test_sampled_episodes_are_a_function_of_their_seeds():
+    teacher = steer_teacher()
+    sampler = Sampler(teacher.spec)
+    together = play_sampling(teacher, sampler, STEER, range(5))
+    alone = play_sampling(teacher, sampler, STEER, [3])
+    assert alone.returns[0] == together.returns[3]
+
+
+def test_an_environment_that_fails_while_collecting_is_named(one):
+    with pytest.raises(EnvironmentFailure, match=r"world ended \(episode seed 1000, step 3\)"):
+        visit(one, env=EnvSpec("core_envs:Raises-v0"))
