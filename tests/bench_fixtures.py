@@ -60,6 +60,9 @@ HEADER = """\
 #define {upper}_ACTION_SIZE {actions}
 #define {upper}_SCRATCH_BYTES 16
 #define {upper}_SCRATCH_ALIGN 4
+#define {upper}_GOLDEN_VECTORS 0
+#define {upper}_BYTES 0
+#define {upper}_DISCRETE {discrete}
 typedef int {prefix}_status;
 extern const char {prefix}_id[];
 {prefix}_status {prefix}_act(const float *, {action} *, void *);
@@ -107,6 +110,7 @@ def write_c(policy: NumpyPolicy, folder: Path, prefix: str) -> None:
         "prefix": prefix,
         "upper": prefix.upper(),
         "id": "0" * 64,
+        "discrete": int(discrete),
         "inputs": 4,
         "outputs": 2,
         "actions": 1 if discrete else 2,
@@ -163,7 +167,9 @@ def small_artifact(folder: Path, policy: NumpyPolicy, role: str = "student") -> 
     write_c(policy, folder / "c", "policy")
     write_c(policy, folder / "c", "policy_f32")
     states = observations()
-    write_arrays(folder / "golden.npz", {"observations": states})
+    actions = policy.act(states)
+    golden = {"observations": states, "c_int8.actions": actions, "c_f32.actions": actions}
+    write_arrays(folder / "golden.npz", golden)
     evaluation = {"episodes": 100, "mean": 480.0, "std": 50.0}
     files = {}
     for key, name in (

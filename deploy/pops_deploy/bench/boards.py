@@ -43,11 +43,11 @@ class Board:
     cycles_high: float
     cycles_why: str
 
-    def judge(self, instructions: tuple[int, int], flash: int, ram: int) -> dict[str, Any]:
+    def judge(self, instructions: tuple[int, int] | None, flash: int, ram: int) -> dict[str, Any]:
         """Whether a policy fits, by how much, and how long a call may take.
 
         Args:
-            instructions: fewest and most of one call.
+            instructions: fewest and most of one call; None where they were not counted.
             flash: bytes of code, constants and initialised data.
             ram: bytes of static data, scratch and stack.
         """
@@ -61,16 +61,18 @@ class Board:
         else:
             shares = (flash / self.flash_kib / 1024, ram / self.ram_kib / 1024)
             verdict = f"fits: {shares[0]:.2%} of flash, {shares[1]:.2%} of RAM"
-        low = instructions[0] * self.cycles_low / self.clock_mhz
-        high = instructions[1] * self.cycles_high / self.clock_mhz
+        estimated: list[float] | None = None
+        if instructions is not None:
+            low, high = (count / self.clock_mhz for count in instructions)
+            estimated = [low * self.cycles_low, high * self.cycles_high]
         return {
             "board": self.key,
             "name": self.name,
             "fits": not misses,
             "over_bytes": {what: max(0, n) for what, n in over.items()},
             "verdict": verdict,
-            "estimated_microseconds": [low, high],
-            "estimate": f"{low:.3g} to {high:.3g} µs, not measured",
+            "estimated_microseconds": estimated,
+            "estimate": "" if estimated is None else f"{' to '.join(map(_three, estimated))} µs",
             "assumption": (
                 f"{self.cycles_low:g} to {self.cycles_high:g} cycles an instruction at "
                 f"{self.clock_mhz:g} MHz ({self.cycles_why})"
@@ -131,6 +133,12 @@ def parse_board(key: str, text: str) -> Board:
     if not all(values[name] > 0 for name in NUMBERS):
         raise PopsError(f"Board {key!r}: every number must be positive.")
     return Board(key=key, **values)
+
+
+def _three(value: float) -> str:
+    """Three digits, never an exponent."""
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _text(value: str) -> str:

@@ -90,7 +90,7 @@ def judge_budget(rows: Sequence[Row], limits: dict[str, float]) -> tuple[list[Mi
 
 def _figure(row: Row, what: str) -> float | None:
     if what == "latency":
-        return None if row.latency is None else row.latency.median
+        return None if row.latency is None or row.emulated else row.latency.median
     if what == "bytes":
         return None if row.latency is None else float(row.bytes)
     if row.mcu is None:
@@ -98,4 +98,5 @@ def _figure(row: Row, what: str) -> float | None:
     if what == "stack":
         stacks = [s for s in (row.mcu.stack_static, row.mcu.stack_painted) if s is not None]
         return float(max(stacks)) if stacks else None
-    return float({"flash": row.mcu.flash, "ram": row.mcu.ram}.get(what, row.mcu.instructions))
+    found = {"flash": row.mcu.flash, "ram": row.mcu.ram}.get(what, row.mcu.instructions)
+    return None if found is None else float(found)

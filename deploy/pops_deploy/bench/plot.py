@@ -24,8 +24,8 @@ def plot_bench(rows: Sequence[Row], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackage("matplotlib", "report", "Drawing --plot") from error
-    timed = [row for row in rows if row.latency is not None]
-    counted = [row for row in rows if row.mcu is not None]
+    timed = [row for row in rows if row.latency is not None and not row.emulated]
+    counted = [row for row in rows if row.mcu is not None and row.mcu.instructions]
     panels = [
         (timed, _microseconds, "microseconds a call"),
         (counted, _instructions, "instructions a call"),
@@ -50,7 +50,7 @@ def _microseconds(row: Row) -> float:
 
 
 def _instructions(row: Row) -> float:
-    return 0.0 if row.mcu is None else float(row.mcu.instructions)
+    return 0.0 if row.mcu is None else float(row.mcu.instructions or 0)
 
 
 def _bytes(row: Row) -> float:

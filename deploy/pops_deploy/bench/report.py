@@ -27,34 +27,35 @@ def print_bench(result: BenchResult, console: Console | None = None) -> None:
             console = Console(width=PLAIN_WIDTH)
     timed = [row for row in result.rows if row.latency is not None]
     counted = [row for row in result.rows if row.mcu is not None]
-    if timed:
-        console.print(_time_table(timed))
-        console.print(_conditions(result), highlight=False)
+    for target in dict.fromkeys(row.target for row in timed):
+        console.print(_time_table(target, [row for row in timed if row.target == target]))
+        if target == "host":
+            console.print(_conditions(result), highlight=False)
     if counted:
         console.print(_mcu_table(counted))
         console.print(
             "Instructions are counted under an emulator; they are not a time. RAM: static data, "
-            "scratch and the larger stack. Estimated times hold for the assumption beside them.",
+            "scratch and the larger stack.",
             highlight=False,
         )
-        boards = _board_table(counted)
-        if boards is not None:
-            console.print(boards)
+        assumptions = _assumptions(counted)
+        if assumptions:
+            console.print(_board_table(counted))
+        for sentence in assumptions:
+            console.print(sentence, highlight=False, markup=False)
     for sentence in (*result.words, *map(str, result.misses)):
         console.print(f"- {sentence}", highlight=False, markup=False)
 
 
-def _time_table(rows: Sequence[Row]) -> Table:
+def _time_table(target: str, rows: Sequence[Row]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    several = len({row.target for row in rows}) > 1
     batches = any(row.throughput is not None for row in rows)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    if several:
-        table.add_column("target")
-    table.add_column("policy")
-    table.add_column("runtime")
+    note = ": emulated, not a latency" if rows[0].emulated else ""
+    table = Table(title=f"{target}{note}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("policy", no_wrap=True)
+    table.add_column("runtime", no_wrap=True)
     for name in ("µs/call", "windows", "p99", "max", "before+inside+after"):
         table.add_column(name, justify="right", no_wrap=True)
     if batches:
@@ -64,8 +65,7 @@ def _time_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         latency, parts, memory = row.latency, row.parts, row.memory
         assert latency is not None
-        cells = [row.target] if several else []
-        cells += [f"{row.role} {row.policy}", f"{row.runtime} {row.file}"]
+        cells = [f"{row.role} {row.policy}", f"{row.runtime} {row.file}"]
         cells += [
             micro(latency.median),
             f"{micro(latency.low)}..{micro(latency.high)}",
@@ -113,7 +113,7 @@ def _mcu_table(rows: Sequence[Row]) -> Table:
         stacks = "/".join(
             "?" if s is None else str(s) for s in (mcu.stack_static, mcu.stack_painted)
         )
-        count = f"{mcu.instructions:,}"
+        count = "not counted" if mcu.instructions is None else f"{mcu.instructions:,}"
         if mcu.instructions_min != mcu.instructions:
             count = f"{mcu.instructions_min:,}..{count}"
         table.add_row(
@@ -121,7 +121,7 @@ def _mcu_table(rows: Sequence[Row]) -> Table:
             f"{row.role} {row.policy}",
             row.file,
             count,
-            f"{mcu.flash:,} B",
+            f"{mcu.flash:,} B" + (f" (library {mcu.library:,})" if mcu.library else ""),
             f"{mcu.ram:,} B",
             f"{mcu.scratch:,} B",
             stacks,
@@ -131,26 +131,26 @@ def _mcu_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _board_table(rows: Sequence[Row]) -> Table | None:
+def _board_table(rows: Sequence[Row]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    if not any(row.mcu is not None and row.mcu.boards for row in rows):
-        return None
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("board", "policy", "code", "fits", "estimated time a call", "assumption"):
+    title = "boards (times are estimates from instructions, not measured)"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("board", "policy", "code", "fits"):
         table.add_column(name)
+    table.add_column("estimated time a call", justify="right")
     for row in rows:
         for board in row.mcu.boards if row.mcu is not None else ():
-            table.add_row(
-                board["name"],
-                f"{row.role} {row.policy}",
-                row.file,
-                board["verdict"],
-                board["estimate"],
-                board["assumption"],
-            )
+            policy = f"{row.role} {row.policy}"
+            table.add_row(board["name"], policy, row.file, board["verdict"], board["estimate"])
     return table
+
+
+def _assumptions(rows: Sequence[Row]) -> list[str]:
+    """One line for each board: what its estimate takes for granted."""
+    boards = [board for row in rows if row.mcu is not None for board in row.mcu.boards]
+    return list(dict.fromkeys(f"{board['name']}: {board['assumption']}." for board in boards))
 
 
 def micro(nanoseconds: float) -> str:

@@ -50,9 +50,10 @@ class McuFigures:
     """A microcontroller's figures, from an emulator and the linker: instructions and bytes."""
 
     core: str
-    instructions: int
-    """From float observation to action, the largest over the observations replayed."""
-    instructions_min: int
+    instructions: int | None
+    """From float observation to action, the largest over the observations replayed; None where
+    the code does not fit the emulated machine."""
+    instructions_min: int | None
     flash: int
     """Text, constants and initialised data, the library code that they need included."""
     ram: int
@@ -128,6 +129,11 @@ class Row:
     """None: nobody has evaluated this file in its environment."""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def emulated(self) -> bool:
+        """Whether its times come from an emulator, and so are no latency."""
+        return any(note.startswith("emulated") for note in self.notes)
 
     @property
     def title(self) -> str:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pops_deploy.board.stack import parse
+from pops_deploy.board.stack import FUNCTION, parse
 
 _NODE = re.compile(r'node: \{ title: "([^"]+)" label: "([^"]*)"')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
+_STORE = re.compile(r"\sstrd?(?:\.w)?\s.*\[sp, #-(\d+)\]!")
 _FRAME = re.compile(r"(\d+) bytes \((static|dynamic|dynamic,bounded|bounded)\)")
 
 
@@ -56,16 +57,24 @@ def read_callgraph(text: str) -> CallGraph:
     return graph
 
 
-def worst_stack(roots: Sequence[str], callgraph: str, disassembly: str) -> int | None:
+def worst_stack(
+    roots: Sequence[str], callgraph: str, disassembly: str, symbols: str = ""
+) -> int | None:
     """Static worst case in bytes over all `roots`; None where it has no bound.
 
     Args:
         roots: names of the functions that the firmware calls.
         callgraph: gcc's .ci file of the policy.
         disassembly: `objdump -d` of the policy linked with the libraries it needs.
+        symbols: `nm` of the same; a disassembly names only one of several names of a function.
     """
     graph = read_callgraph(callgraph)
-    for name, function in parse(disassembly).items():
+    functions = parse(disassembly)
+    for name, pushed in _stored_before(disassembly).items():
+        functions[name].frame += pushed
+    for name, other in _aliases(symbols, functions).items():
+        functions.setdefault(name, functions[other])
+    for name, function in functions.items():
         if name not in graph.frames:
             graph.add(name, None if function.indirect else function.frame)
             graph.calls[name] = function.calls
@@ -74,7 +83,31 @@ def worst_stack(roots: Sequence[str], callgraph: str, disassembly: str) -> int |
     return max(bounded) if bounded and len(bounded) == len(worst) else None
 
 
-def total_size(berkeley: str) -> Mapping[str, int]:
-    """`size` of an object or an executable: text, data and bss in bytes."""
-    numbers = berkeley.splitlines()[1].split()[:3]
-    return dict(zip(("text", "data", "bss"), map(int, numbers)))
+def _stored_before(disassembly: str) -> dict[str, int]:
+    """Bytes that functions push with `str lr, [sp, #-8]!`, as hand-written library code does."""
+    found: dict[str, int] = {}
+    name = ""
+    for line in disassembly.splitlines():
+        header = FUNCTION.match(line)
+        name = header.group(2) if header else name
+        stored = _STORE.search(line)
+        if stored:
+            found[name] = found.get(name, 0) + int(stored.group(1))
+    return found
+
+
+def _aliases(symbols: str, known: Mapping[str, object]) -> dict[str, str]:
+    """Names that the disassembly leaves out, each with the name that it shows for the address."""
+    by_address: dict[str, list[str]] = {}
+    for line in symbols.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[1] in "tTwW":
+            by_address.setdefault(words[0], []).append(words[2])
+    return {
+        name: shown
+        for names in by_address.values()
+        for shown in names
+        if shown in known
+        for name in names
+        if name not in known
+    }

@@ -11,10 +11,11 @@ LIBRARIES = ("onnx", "litert", "torch")
 
 def in_words(rows: Sequence[Row]) -> list[str]:
     """Sentences about the rows of a bench."""
+    real = [row for row in rows if not row.emulated]
     return [
-        *_comparisons(rows),
-        *_int8_against_fp32(rows),
-        *_student_against_teacher(rows),
+        *_comparisons(real),
+        *_int8_against_fp32(real),
+        *_student_against_teacher(real),
         *_without_return(rows),
         *_different(rows),
     ]
@@ -23,7 +24,7 @@ def in_words(rows: Sequence[Row]) -> list[str]:
 def _cost(row: Row) -> float | None:
     if row.latency is not None:
         return row.latency.median
-    return None if row.mcu is None else float(row.mcu.instructions)
+    return None if row.mcu is None else float(row.mcu.instructions or 0)
 
 
 def _told(row: Row) -> str:
@@ -37,9 +38,10 @@ def _slower(one: Row, other: Row) -> bool:
     """Whether `one` costs more than `other` beyond what their windows disagree by."""
     if one.latency is not None and other.latency is not None:
         return one.latency.low > other.latency.high and one.latency.median > other.latency.median
-    if one.mcu is not None and other.mcu is not None:
-        return one.mcu.instructions > other.mcu.instructions
-    return False
+    if one.mcu is None or other.mcu is None:
+        return False
+    counts = one.mcu.instructions, other.mcu.instructions
+    return counts[0] is not None and counts[1] is not None and counts[0] > counts[1]
 
 
 def _comparisons(rows: Sequence[Row]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from pops_deploy.targets.mcu_static import StaticFigures, static_figures
 
 PREFIX = "cortex-m"
 FLAGS = ("-O3",)
+TOO_LARGE = "The policy does not fit"
+"""How the emulator's error begins where the code does not link for the core's machine."""
 VISITED = 128
 """Visited observations that are replayed beside the golden ones."""
 
@@ -48,15 +50,15 @@ def measure(
                 continue
             found = True
             figures = _figures(artifact, subject, target, file)
-            judged = tuple(
-                board.judge(
-                    (figures.instructions_min, figures.instructions), figures.flash, figures.ram
+            low, high = figures.instructions_min, figures.instructions
+            counted = None if low is None or high is None else (low, high)
+            if counted is None:
+                context.note(
+                    f"{subject.role} {subject.policy}, c {file} does not fit the machine that "
+                    f"QEMU has for {target}, so its instructions were not counted."
                 )
-                for board in boards
-            )
-            yield _row(
-                target, subject, artifact, file, McuFigures(**{**asdict(figures), "boards": judged})
-            )
+            judged = tuple(board.judge(counted, figures.flash, figures.ram) for board in boards)
+            yield _row(target, subject, artifact, file, replace(figures, boards=judged))
     if not found:
         raise PopsError(
             f"{target} runs generated C, and none of these policies has it. Export with --format c."
@@ -73,8 +75,13 @@ def _figures(artifact: Artifact, subject: Subject, core: str, file: str) -> McuF
     replayed, expected = golden["observations"], golden.get(f"{key}.actions")
     visited = subject.observations[:VISITED]
     observations = np.concatenate([replayed, visited.astype(replayed.dtype)])
-    measured = emulate(sources, core, _as_c_takes_it(artifact, observations), prefix, FLAGS)
     static = static_figures(sources, core, prefix, FLAGS)
+    try:
+        measured = emulate(sources, core, _as_c_takes_it(artifact, observations), prefix, FLAGS)
+    except PopsError as error:
+        if not str(error).startswith(TOO_LARGE):
+            raise
+        return _unmeasured(core, static, int(policy.facts["scratch_bytes"]))
     mismatches = _mismatches(measured, expected, len(replayed))
     return _combine(measured, static, mismatches, len(replayed))
 
@@ -119,6 +126,26 @@ def _combine(
         mismatches=mismatches,
         observations=golden,
         self_test=measured.self_test,
+        compiler=static.compiler,
+        flags=" ".join(FLAGS),
+    )
+
+
+def _unmeasured(core: str, static: StaticFigures, scratch: int) -> McuFigures:
+    """What is known of code that is too large for the emulated machine."""
+    return McuFigures(
+        core=core,
+        instructions=None,
+        instructions_min=None,
+        flash=static.flash,
+        library=static.library,
+        ram=scratch + (static.stack or 0),
+        static_ram=0,
+        scratch=scratch,
+        stack_static=static.stack,
+        stack_painted=None,
+        mismatches=0,
+        observations=0,
         compiler=static.compiler,
         flags=" ".join(FLAGS),
     )

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pops.errors import PopsError
 from pops_deploy.bench.stack import worst_stack
-
-GCC = "arm-none-eabi-gcc"
-FPU = {
-    "cortex-m4": ("-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
-    "cortex-m7": ("-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
-    "cortex-m55": ("-mfloat-abi=hard", "-mfpu=auto"),
-}
+from pops_deploy.targets.mcu.measure import GCC, core_facts, run_tool
 
 
 @dataclass(frozen=True)
 class StaticFigures:
     """One policy, compiled for one core."""
 
+    flash: int
+    """Bytes of code, constants and initialised data, library code included."""
     library: int
     """Bytes of library code and constants that the policy pulls in: float arithmetic, tanh."""
     stack: int | None
@@ -45,51 +38,45 @@ def static_figures(
     Raises:
         PopsError: if the compiler is missing or refuses the code.
     """
-    if shutil.which(GCC) is None:
-        raise PopsError(
-            f"Microcontroller targets need {GCC}, which is not installed. On Debian and Ubuntu: "
-            "apt install gcc-arm-none-eabi libnewlib-arm-none-eabi"
-        )
     root = f"{prefix}_act"
     with tempfile.TemporaryDirectory(prefix="pops-") as name:
         folder = Path(name)
         for file, text in sources.items():
             (folder / file).write_text(text, encoding="utf-8")
-        common = [
-            f"-mcpu={core}",
-            "-mthumb",
-            *FPU.get(core, ()),
-            *flags,
-            "-std=c99",
-            "-ffunction-sections",
-            "-fdata-sections",
-        ]
-        defines = [f"-D{prefix.upper()}_NO_SELF_TEST"]
-        _run(
-            [GCC, *common, *defines, "-fcallgraph-info=su", "-c", f"{prefix}.c", "-o", "policy.o"],
-            folder,
-        )
-        # Everything is reachable from policy_act; what else the linker misses does not matter.
-        link = ["-nostartfiles", f"-Wl,--entry={root}", "-Wl,--gc-sections"]
-        ignore = ["-Wl,--unresolved-symbols=ignore-all", "-lm", "-lc", "-lgcc"]
-        _run([GCC, *common, "policy.o", *link, *ignore, "-o", "policy.elf"], folder)
-        _run([GCC, *common, "policy.o", *link, "-r", "-o", "alone.o"], folder)
-        whole, alone = (_bytes(folder, file) for file in ("policy.elf", "alone.o"))
-        listing = _run(["arm-none-eabi-objdump", "-d", "policy.elf"], folder)
-        graphs = "\n".join(path.read_text() for path in sorted(folder.glob("*.ci")))
-        version = _run([GCC, "--version"], folder).splitlines()[0]
-    return StaticFigures(max(0, whole - alone), worst_stack([root], graphs, listing), version)
+        facts = core_facts(core)
+        cpu = [f"-mcpu={facts.cpu}", "-mthumb", *facts.flags]
+        common = [GCC, *cpu, *flags, "-std=c99", "-fcallgraph-info=su"]
+        bare = [f"-D{prefix.upper()}_NO_SELF_TEST"]
+        sections = ["-ffunction-sections", "-fdata-sections"]
+        # With and without the self-test: gcc may arrange the same functions differently.
+        stacks = []
+        for name, options in (("whole", []), ("bare", bare), ("split", [*bare, *sections])):
+            run_tool([*common, *options, "-c", f"{prefix}.c", "-o", f"{name}.o"], folder)
+            stacks.append(_link(common, root, name, folder))
+        whole, alone = (_bytes(folder, file) for file in ("split.elf", "split.alone.o"))
+        version = run_tool([GCC, "--version"], folder).splitlines()[0]
+    return StaticFigures(whole, max(0, whole - alone), _largest(stacks), version)
+
+
+def _link(common: list[str], root: str, name: str, folder: Path) -> int | None:
+    """Link an object with the libraries it needs, and bound the stack of `root`."""
+    # Everything is reachable from policy_act; what else the linker misses does not matter.
+    link = ["-nostartfiles", f"-Wl,--entry={root}", "-Wl,--gc-sections"]
+    ignore = ["-Wl,--unresolved-symbols=ignore-all", "-lm", "-lc", "-lgcc"]
+    run_tool([*common, f"{name}.o", *link, *ignore, "-o", f"{name}.elf"], folder)
+    run_tool([*common, f"{name}.o", *link, "-r", "-o", f"{name}.alone.o"], folder)
+    listing = run_tool(["arm-none-eabi-objdump", "-d", f"{name}.elf"], folder)
+    symbols = run_tool(["arm-none-eabi-nm", f"{name}.elf"], folder)
+    graph = (folder / f"{name}.ci").read_text(encoding="utf-8")
+    return worst_stack([root], graph, listing, symbols)
+
+
+def _largest(bounds: list[int | None]) -> int | None:
+    known = [bound for bound in bounds if bound is not None]
+    return max(known) if len(known) == len(bounds) else None
 
 
 def _bytes(folder: Path, file: str) -> int:
     """Text and initialised data of a file."""
-    numbers = _run(["arm-none-eabi-size", file], folder).splitlines()[1].split()
+    numbers = run_tool(["arm-none-eabi-size", file], folder).splitlines()[1].split()
     return int(numbers[0]) + int(numbers[1])
-
-
-def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    if done.returncode != 0:
-        lines = "\n".join((done.stderr or done.stdout).splitlines()[:5])
-        raise PopsError(f"{command[0]} failed on the policy's C:\n{lines}")
-    return done.stdout
