@@ -147,6 +147,8 @@ def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
     """The candidate with as few inputs as it passes validation with."""
     if not (state.config.search.enabled and state.config.search.fewer_inputs):
         return candidate
+    if candidate.arch.num_parameters <= (state.config.max_params or 0):
+        return candidate
     if candidate.arch.num_parameters > state.config.polish.max_params:
         return candidate
     best = candidate

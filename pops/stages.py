@@ -340,7 +340,7 @@ def distil_stage(state: State, iteration: int, pruned: NumpyPolicy, smaller: Net
 
 def search_stage(state: State) -> list[Candidate]:
     """Students to choose from: those of the iterations and those found below convergence."""
-    if not state.config.search.enabled:
+    if not state.config.search.enabled or state.within_budget():
         return list(state.ladder)
     state.tracker.begin("search")
 
