@@ -82,9 +82,17 @@ def write_run(
 
 
 def _write_ladder(state: State) -> list[dict[str, Any]]:
-    """Every size that was tried: its policy in a file, its return in the manifest."""
+    """Every size that was tried: its policy in a file, its return in the manifest.
+
+    Where one architecture was tried twice, the better of the two is the rung.
+    """
     entries = []
-    for candidate in sorted(state.ladder, key=lambda c: (c.arch.num_parameters, c.name)):
+    rungs: dict[str, Candidate] = {}
+    for candidate in state.ladder:
+        known = rungs.get(_file_name(candidate))
+        if known is None or candidate.mean >= known.mean:
+            rungs[_file_name(candidate)] = candidate
+    for candidate in sorted(rungs.values(), key=lambda c: (c.arch.num_parameters, c.name)):
         name = f"ladder/{_file_name(candidate)}.safetensors"
         save_policy(state.journal.root / name, candidate.policy(state.lesson))
         stage = "iteration" if candidate.name.startswith("iteration") else "search"

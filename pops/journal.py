@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -30,6 +31,9 @@ from pops.policy import NumpyPolicy
 from pops.spec import Array
 
 JOURNAL_FORMAT = "pops-journal-1"
+_FAMILY = "pops-journal-"
+_UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}$")
+"""Names that `atomic_path` gives to files on their way."""
 _CONFIG = "config.json"
 
 
@@ -62,26 +66,26 @@ class Journal:
         config = json.loads(json.dumps({"format": JOURNAL_FORMAT, **config}))
         if resume and overwrite:
             raise UsageError("Found both --resume and --overwrite; give one of them.")
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and (not root.is_dir() or any(map(_is_visible, root.iterdir()))):
             self._open_existing(config, resume, overwrite)
         if not (root / _CONFIG).exists():
             write_json(root / _CONFIG, config)
 
     def _open_existing(self, config: dict[str, Any], resume: bool, overwrite: bool) -> None:
-        if not (self.root / _CONFIG).is_file():
+        found = _read_config(self.root / _CONFIG)
+        if found is None:
             raise UsageError(
                 f"{self.root} exists and is not a run of pops, so nothing in it is touched. "
                 "Give --out a new folder."
             )
         if overwrite:
-            shutil.rmtree(self.root)
+            _remove_contents(self.root)
             return
         if not resume:
             raise UsageError(
                 f"{self.root} already holds a run. Add --resume to go on with it, --overwrite to "
                 "start anew, or give --out another folder."
             )
-        found = read_json(self.root / _CONFIG)
         if found.get("format") != JOURNAL_FORMAT:
             raise ArtifactError(
                 f"{self.root} was written in format {found.get('format')!r}, this version goes on "
@@ -93,8 +97,12 @@ class Journal:
                 f"{self.root} was started with another {', '.join(differing)}; a resumed run needs "
                 "the same. Repeat the first command with --resume, or use --overwrite."
             )
-        for leftover in self.root.glob("**/.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        # What a kill left half-written: stages, and files that had not taken their place.
+        for leftover in sorted(self.root.glob("**/.*")):
+            if leftover.is_dir() and leftover.name.startswith(".partial-"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            elif leftover.is_file() and _UNFINISHED.match(leftover.name):
+                leftover.unlink(missing_ok=True)
 
     def stage(self, name: str, make: Callable[[], StageResult]) -> StageResult:
         """The result of stage `name`: from disk if it was finished, otherwise made and kept.
@@ -111,6 +119,29 @@ class Journal:
         return _read(folder)
 
 
+def _is_visible(path: Path) -> bool:
+    """Whether a file is more than what a kill left while the first one was written."""
+    return not path.name.startswith(f".{_CONFIG}.")
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """What a run was started with; None where the file is not of a run, whatever its name."""
+    try:
+        found = read_json(path)
+    except ArtifactError:
+        return None
+    return found if str(found.get("format")).startswith(_FAMILY) else None
+
+
+def _remove_contents(root: Path) -> None:
+    """Empty a run; what makes it known as one goes last, so that a kill leaves a run."""
+    for path in sorted(root.iterdir(), key=lambda p: p.name == _CONFIG):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _write(folder: Path, result: StageResult) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,10 +156,12 @@ def _write(folder: Path, result: StageResult) -> None:
         write_json(partial / "facts.json", result.facts)
         os.chmod(partial, 0o755)
         os.rename(partial, folder)
-    except OSError as error:
+    except (OSError, ArtifactError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        reason = getattr(cause, "strerror", None) or cause or error
         raise ArtifactError(
-            f"Cannot write {folder}: {error.strerror}. Free space, then add --resume to the "
-            "command; finished stages are kept."
+            f"Cannot write {folder}: {reason}. Free space, then add --resume to the command; "
+            "finished stages are kept."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

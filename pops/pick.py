@@ -20,7 +20,7 @@ from pops.evaluate import EvalResult, evaluate
 from pops.gate import Verdict, judge, margin
 from pops.pipeline import CompressResult
 from pops.policy import NumpyPolicy
-from pops.rollout import collect
+from pops.rollout import Sampler, collect, play_sampling
 from pops.seeds import random_seeds, training_block
 from pops.spec import EnvSpec
 from pops.workers import Workers, available_cores
@@ -75,6 +75,8 @@ def pick(
             first_seed=training_block(manifest["seed"], "calibration"),
             workers=pool,
         )
+    if target.exists():
+        shutil.rmtree(target)
     manifest["gate"]["looks"].append(look)
     manifest["gate"]["next_seed"] = look["seed"] + look["episodes"]
     write_json(original.path / "manifest.json", manifest)
@@ -95,6 +97,8 @@ def _best_rung(manifest: dict[str, Any], max_params: int, path: Path) -> dict[st
     fitting = [r for r in rungs if r["num_parameters"] <= max_params]
     if not fitting:
         smallest = min((r["num_parameters"] for r in rungs), default=None)
+        if smallest is None:
+            raise UsageError(f"{path} has no ladder; pick from the run that it was picked from.")
         raise UsageError(
             f"No rung of {path} has at most {max_params} parameters; the smallest has {smallest}."
         )
@@ -109,7 +113,10 @@ def _destination(run: Path, size: int, out: Path | str | None, overwrite: bool) 
                 f"{target} exists. Add --overwrite to replace a run there, or give --out another "
                 "folder."
             )
-        shutil.rmtree(target)
+        if target.resolve() in (run.resolve(), *run.resolve().parents):
+            raise UsageError(
+                f"{target} holds the run that is picked from; give --out another folder."
+            )
     return target
 
 
@@ -119,7 +126,7 @@ def _gate(
     last = manifest["gate"]["looks"][-1]
     start, episodes = int(manifest["gate"]["next_seed"]), int(last["episodes"])
     seeds = range(start, start + episodes)
-    teacher = evaluate(original.teacher, env, seeds, pool)
+    teacher = _play_teacher(original, env, seeds, pool)
     student = evaluate(policy, env, seeds, pool)
     random = manifest["evaluation"]["random"]
     allowed = margin(teacher, random_level(random), float(manifest["config"]["max_drop"]))
@@ -136,6 +143,16 @@ def _gate(
         **verdict.to_json(),
     }
     return look, verdict, (teacher, student)
+
+
+def _play_teacher(run: Run, env: EnvSpec, seeds: range, pool: Workers) -> EvalResult:
+    """The teacher's episodes, sampled where the run was taught from samples."""
+    policy, facts = load_policy(run.path / "teacher.safetensors")
+    if not run.manifest["config"]["stochastic"]:
+        return evaluate(policy, env, seeds, pool)
+    return play_sampling(
+        policy, Sampler(policy.spec, tuple(facts.get("log_std") or ())), env, seeds
+    )
 
 
 def random_level(evaluation: dict[str, Any]) -> EvalResult:

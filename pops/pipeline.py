@@ -16,7 +16,7 @@ from typing import Any
 
 from pops.config import CompressConfig
 from pops.envs import EnvSource
-from pops.errors import GateFailed
+from pops.errors import GateFailed, UsageError
 from pops.finish import write_run
 from pops.gate import Verdict
 from pops.journal import Journal
@@ -32,7 +32,7 @@ from pops.stages import (
     shrink_stage,
     visit_stage,
 )
-from pops.students import TeacherSource, as_teacher
+from pops.students import Origin, TeacherSource, as_teacher, policy_hash
 from pops.tracking import Tracker
 from pops.workers import Workers, available_cores
 
@@ -96,7 +96,9 @@ def compress(
     origin = as_teacher(teacher, source)
     if isinstance(source, EnvSpec):
         source = origin.spec.env or source  # a zoo's settings may have added a frame stack
-    fingerprint = {"config": requested.to_json(), "env": repr(source), "teacher": origin.sha256}
+    if overwrite:
+        _keep_teacher(origin.source, Path(out))
+    fingerprint = _fingerprint(requested, source, origin)
     journal = Journal(Path(out), fingerprint, resume=resume, overwrite=overwrite)
     quiet = tracker or Tracker(None, "quiet", tensorboard=False)
     with Workers(workers or available_cores()) as pool:
@@ -122,3 +124,22 @@ def compress(
         )
     student = selection.candidate.policy(state.lesson)
     return CompressResult(Path(out), manifest, student, verdict)
+
+
+def _keep_teacher(source: str, out: Path) -> None:
+    path = Path(source).resolve()
+    if path.exists() and out.resolve() in (path, *path.parents):
+        raise UsageError(
+            f"The teacher {source} lies in {out}, which --overwrite would remove. "
+            "Give --out another folder."
+        )
+
+
+def _fingerprint(config: CompressConfig, env: EnvSource, origin: Origin) -> dict[str, Any]:
+    """All that decides the result, and that a resumed run must repeat."""
+    # A function's repr holds its address, which is another one in the next process.
+    name = (
+        repr(env) if isinstance(env, EnvSpec) else getattr(env, "__qualname__", type(env).__name__)
+    )
+    teacher = origin.sha256 if origin.policy is None else policy_hash(origin.policy)
+    return {"config": config.to_json(), "env": name, "teacher": teacher}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +69,7 @@ def as_teacher(teacher: TeacherSource, env: EnvSource) -> Origin:
     if isinstance(teacher, Teacher):
         return _from_policy(teacher.policy, teacher.source, teacher.sha256, teacher.facts)
     if isinstance(teacher, NumpyPolicy):
-        return _from_policy(teacher, "a policy in memory", _hash(teacher), {})
+        return _from_policy(teacher, "a policy in memory", policy_hash(teacher), {})
     return _from_module(teacher, env)
 
 
@@ -80,8 +81,10 @@ def _from_policy(policy: NumpyPolicy, source: str, sha256: str, facts: dict[str,
     return Origin(policy, policy, policy.arch, parameters, source, sha256, sampler, facts)
 
 
-def _hash(policy: NumpyPolicy) -> str:
-    digest = hashlib.sha256()
+def policy_hash(policy: NumpyPolicy) -> str:
+    """Hexadecimal SHA-256 of all that decides how a policy acts: its spec, layers and weights."""
+    facts = [policy.spec.to_json(), policy.arch.to_json()]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for weight, bias in policy.parameters:
         digest.update(weight.tobytes())
         digest.update(bias.tobytes())
@@ -159,7 +162,7 @@ def _from_module(module: Any, env: EnvSource) -> Origin:
     behaviour = ModulePolicy(module, spec)
     _check_outputs(behaviour, env)
     read = read_sequential(module, spec)
-    if read is not None:
+    if read is not None and _computes_the_same(read, behaviour):
         sampler = Sampler(spec) if spec.output == "logits" else None
         return Origin(read, read, read.arch, count, source, digest.hexdigest(), sampler)
     arch = NetArch(spec.input_shape, spec.n_outputs, OPAQUE_STUDENT_WIDTHS, ("relu", "relu"))
@@ -181,6 +184,25 @@ def _check_outputs(policy: ModulePolicy, env: EnvSource) -> None:
             f"The module puts out shape {outputs.shape[1:]} for one observation, expected "
             f"({policy.spec.n_outputs},): a logit for each action, or the mean action."
         )
+
+
+def _computes_the_same(read: NumpyPolicy, behaviour: ModulePolicy) -> bool:
+    """Whether what was read of a module is all there is to it: no `forward` of its own, no options.
+
+    Random inputs of several sizes, since some activations differ only far from zero.
+    """
+    rng = np.random.default_rng(0)
+    shape = (64, *read.spec.observation_shape)
+    if read.spec.one_hot:
+        observations: Array = np.arange(read.spec.one_hot)
+    elif read.spec.observation_dtype == "uint8":
+        observations = rng.integers(0, 256, shape, dtype=np.uint8)
+    else:
+        sizes = np.logspace(-1, 1, 64).reshape(-1, *[1] * (len(shape) - 1))
+        observations = (sizes * rng.normal(size=shape)).astype(np.float32)
+    expected = behaviour.outputs(observations)
+    tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
+    return bool(np.allclose(read.outputs(observations), expected, rtol=0.0, atol=tolerance))
 
 
 def read_sequential(module: Any, spec: PolicySpec) -> NumpyPolicy | None:
