@@ -82,7 +82,7 @@ def size_against_return(manifest: dict[str, Any]) -> Figure:
     tried = _tried(manifest)
     for stage, (title, colour, marker) in STAGES.items():
         group = [entry for entry in tried if entry["stage"] == stage]
-        _points(axes, group, label=title, color=colour, marker=marker, markersize=6)
+        _points(axes, group, label=title, color=colour, marker=marker)
     if manifest["teacher"].get("num_parameters"):
         size = {"num_parameters": manifest["teacher"]["num_parameters"]}
         _points(axes, [{**teacher, **size}], label="teacher", color=BLACK, marker="^", markersize=9)
@@ -94,10 +94,9 @@ def size_against_return(manifest: dict[str, Any]) -> Figure:
         color=VERMILION,
         marker="*",
         markersize=17,
-        markeredgecolor="white",
         zorder=5,
     )
-    _levels(axes, manifest, margin=True)
+    _levels(axes, manifest)
     axes.set_xscale("log")
     axes.margins(x=0.08)
     smallest, largest = axes.get_xlim()
@@ -142,7 +141,7 @@ def sparsity_against_return(manifest: dict[str, Any]) -> Figure:
             )
     if any(not point.get("pruning", True) for point in points):
         axes.plot([], [], "o", color=GREY, markerfacecolor="white", label="recovering, not pruned")
-    _levels(axes, manifest, margin=True, bound=True)
+    _levels(axes, manifest, bound=True)
     axes.set_xscale("log")
     axes.invert_xaxis()
     least = min(map(_left, points))
@@ -189,6 +188,8 @@ def _is_point(entry: dict[str, Any]) -> bool:
 def _points(axes: Axes, entries: Sequence[dict[str, Any]], label: str, **style: Any) -> None:
     if not entries:
         return
+    # A white edge tells markers apart that lie side by side.
+    style = {"markeredgecolor": "white", "markeredgewidth": 0.7, "markersize": 7, **style}
     bars = axes.errorbar(
         [entry["num_parameters"] for entry in entries],
         [entry["mean"] for entry in entries],
@@ -202,20 +203,19 @@ def _points(axes: Axes, entries: Sequence[dict[str, Any]], label: str, **style: 
     bars.lines[0].set_label(label)
 
 
-def _levels(
-    axes: Axes, manifest: dict[str, Any], *, margin: bool = False, bound: bool = False
-) -> None:
+def _levels(axes: Axes, manifest: dict[str, Any], *, bound: bool = False) -> None:
     """Lines across: the teacher's mean, what the gate allows, pruning's bound, random actions."""
     teacher = manifest["evaluation"]["teacher"]["mean"]
     random = manifest["evaluation"]["random"]["mean"]
-    axes.axhline(teacher, color=BLACK, lw=1.2, label="teacher's mean")
+    across = {"lw": 1.2, "zorder": 1.5}
+    axes.axhline(teacher, color=BLACK, label="teacher's mean", **across)
     allowed = manifest["verdict"]["margin"]
-    if margin and allowed > 0:
-        axes.axhline(teacher - allowed, color=BLACK, lw=1.2, ls="--", label="teacher − margin")
+    if allowed > 0:
+        axes.axhline(teacher - allowed, color=BLACK, ls="--", label="teacher − margin", **across)
     if bound:
         level = random + 0.5 * (teacher - random)
-        axes.axhline(level, color=GREY, lw=1.2, ls="-.", label="pruning stops below")
-    axes.axhline(random, color=GREY, lw=1.2, ls=":", label="random actions")
+        axes.axhline(level, color=GREY, ls="-.", label="pruning stops below", **across)
+    axes.axhline(random, color=GREY, ls=":", label="random actions", **across)
 
 
 def _limit(axes: Axes, manifest: dict[str, Any], points: Sequence[dict[str, Any]]) -> None:

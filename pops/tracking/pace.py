@@ -11,7 +11,7 @@ SHARES = {
     "prune": 8.0,
     "shrink": 0.0,
     "distil": 16.0,
-    "search": 24.0,
+    "search": 60.0,
     "polish": 10.0,
     "gate": 3.0,
 }
