@@ -319,7 +319,7 @@ def export(config: Annotated[ExportConfig, Here, tyro.conf.PositionalRequiredArg
         config: what to write.
     """
     from pops_export.export import export as run
-    from pops_export.export import print_result
+    from pops_export.tables import print_result
 
     result = run(config)
     print_result(result)
@@ -332,14 +332,11 @@ def verify(config: Annotated[VerifyConfig, Here, tyro.conf.PositionalRequiredArg
     Args:
         config: what to verify.
     """
-    from pops_export.verify import print_result
+    from pops_export.tables import print_result
     from pops_export.verify import verify as run
 
     result = run(config)
-    if config.json:
-        _print_json(result.to_json())
-    else:
-        print_result(result)
+    print_result(result, as_json=config.json)
     return result.exit_code
 
 
@@ -356,11 +353,11 @@ def bench(
 
     from pops.torch_runtime import SUPPLIERS
     from pops_deploy.bench import bench as run
-    from pops_deploy.bench import print_result
+    from pops_deploy.bench.report import print_bench
 
     config = dataclasses.replace(config, paths=paths)
     result = run(config, suppliers=SUPPLIERS, export=_export_missing, evaluate=_evaluate)
-    print_result(result, Console())
+    print_bench(result, Console())
     return result.exit_code
 
 
@@ -413,9 +410,8 @@ def deploy_firmware(
     """
     from pops_deploy.firmware import firmware, print_firmware
 
-    result = firmware(config)
-    print_firmware(result)
-    return result.exit_code
+    print_firmware(firmware(config))
+    return 0
 
 
 def _print_json(data: Any) -> None:
