@@ -211,3 +211,28 @@ def test_a_finished_training_goes_on_with_more_steps(tmp_path: Path) -> None:
     assert len(first.manifest["history"]) == 1
     assert more.manifest["timesteps_trained"] > first.manifest["timesteps_trained"]
     assert more.manifest["history"][0] == first.manifest["history"][0]
+
+
+def test_images_are_trained_on_with_convolutions(tmp_path: Path) -> None:
+    from stable_baselines3 import PPO
+
+    result = train(
+        config(
+            tmp_path,
+            env="train_envs:PopsImage-v0",
+            algo="ppo",
+            timesteps=64,
+            eval_every=64,
+            n_envs=1,
+            net_arch=(8,),
+            eval_episodes=1,
+            final_episodes=1,
+        )
+    )
+    policy, _ = load_policy(result.path)
+    assert len(policy.arch.convs) == 3
+    assert policy.arch.widths == (512, 8)
+    observations = np.random.default_rng(0).integers(0, 256, (50, 36, 36, 1), np.uint8)
+    model = PPO.load(tmp_path / "model.zip", device="cpu")
+    expected, _ = model.predict(observations, deterministic=True)
+    assert policy.act(observations).tolist() == expected.tolist()

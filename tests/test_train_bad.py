@@ -39,6 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, int]] = {
     "unknown argument": ({"env_kwargs": ("wheels=3",)}, "wheels", 1),
     "malformed argument": ({"env_kwargs": ("wheels",)}, "expected key=value", 2),
     "argument twice": ({"env_kwargs": ("at=1", "at=2")}, "twice", 2),
+    "argument not finite": ({"env_kwargs": ("at=NaN",)}, "finite numbers", 2),
     "unknown wrapper": ({"wrapper": ("no_such_module:Wrap",)}, "module:Class", 1),
     "dqn on a box": ({"algo": "dqn", "env": "Pendulum-v1"}, "expected --algo sac or ppo", 2),
     "sac on discrete": ({"algo": "sac"}, "sac does not fit the discrete actions", 2),

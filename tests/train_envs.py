@@ -38,8 +38,6 @@ class Tame(gym.Env[Any, Any]):
         if self._fault and self._life >= self._at:
             if self._fault == "raise":
                 raise ValueError("the motor is on fire")
-            if self._fault == "interrupt":
-                raise KeyboardInterrupt
             if self._fault == "nan reward":
                 reward = float("nan")
             if self._fault == "nan observation":
@@ -55,5 +53,17 @@ class DictObservations(gym.Env[Any, Any]):
     action_space = gym.spaces.Discrete(2)
 
 
+class Image(Tame):
+    """Tame behind an image of 36 by 36, channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(0, 255, (36, 36, 1), np.uint8)
+
+    def _observation(self) -> Any:
+        return self.np_random.integers(0, 256, (36, 36, 1), np.uint8)
+
+
 gym.register("PopsTame-v0", entry_point=Tame)
+gym.register("PopsImage-v0", entry_point=Image)
 gym.register("PopsDict-v0", entry_point=DictObservations)

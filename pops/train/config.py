@@ -73,4 +73,10 @@ def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             lowered = {"True": True, "False": False, "None": None}
             result[key] = lowered.get(value, value)
+    try:
+        json.dumps(result, allow_nan=False)
+    except ValueError:
+        raise UsageError(
+            f"Found --env-kwargs {' '.join(pairs)}, expected finite numbers."
+        ) from None
     return result

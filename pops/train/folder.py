@@ -65,6 +65,12 @@ class TrainFolder:
         differing = sorted(
             k for k in {*plan, *wanted} if k not in _MAY_CHANGE and plan.get(k) != wanted.get(k)
         )
+        self._refuse(differing)
+        for file in (self.teacher, self.model, self.manifest, self.checkpoint):
+            for leftover in file.parent.glob(f".{file.name}.*"):  # of a kill while writing
+                leftover.unlink(missing_ok=True)
+
+    def _refuse(self, differing: list[str]) -> None:
         if differing:
             raise UsageError(
                 f"{self.root} was started with another {', '.join(differing)}; a resumed training "
