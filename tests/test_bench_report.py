@@ -25,6 +25,18 @@ def printed(*rows: object) -> str:
     return out.getvalue()
 
 
+def test_narrow_terminals_show_less_and_cut_nothing() -> None:
+    out = io.StringIO()
+    result = BenchResult((replace(ROW, returns=RETURN),), (), (), MACHINE, FACTS)
+    print_bench(result, Console(file=out, width=80, force_terminal=True, color_system=None))
+    narrow = out.getvalue()
+    assert "…" not in narrow
+    assert "windows" not in narrow.split("One observation")[0]
+    out = io.StringIO()
+    print_bench(result, Console(file=out, width=80))
+    assert "0.99..1.01" in out.getvalue()
+
+
 def test_units() -> None:
     assert [micro(n) for n in (80, 1234, 12_345, 123_456)] == ["0.08", "1.23", "12.3", "123"]
     assert [size(n) for n in (900, 20_480, 5 << 20)] == ["900 B", "20.0 KiB", "5.0 MiB"]

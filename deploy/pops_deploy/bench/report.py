@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pops_deploy.bench import BenchResult
 
+WIDE = 130
+"""Characters a line from which on every column is shown."""
 PLAIN_WIDTH = 150
 """Characters a line where the output is not a terminal, so that no table is folded."""
 
@@ -21,14 +23,15 @@ def print_bench(result: BenchResult, console: Console | None = None) -> None:
     """Print the tables and what the figures say."""
     from rich.console import Console
 
-    if console is None:
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=PLAIN_WIDTH)
+    console = console or Console()
+    if not console.is_terminal and console.width < PLAIN_WIDTH:
+        console.width = PLAIN_WIDTH
+    wide = console.width >= WIDE
     timed = [row for row in result.rows if row.latency is not None]
     counted = [row for row in result.rows if row.mcu is not None]
     for target in dict.fromkeys(row.target for row in timed):
-        console.print(_time_table(target, [row for row in timed if row.target == target]))
+        shown = [row for row in timed if row.target == target]
+        console.print(_time_table(target, shown, wide))
         if target == "host":
             console.print(_conditions(result), highlight=False)
     if counted:
@@ -47,44 +50,46 @@ def print_bench(result: BenchResult, console: Console | None = None) -> None:
         console.print(f"- {sentence}", highlight=False, markup=False)
 
 
-def _time_table(target: str, rows: Sequence[Row]) -> Table:
+def _time_table(target: str, rows: Sequence[Row], wide: bool) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     batches = any(row.throughput is not None for row in rows)
     note = ": emulated, not a latency" if rows[0].emulated else ""
     table = Table(title=f"{target}{note}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("policy", no_wrap=True)
-    table.add_column("runtime", no_wrap=True)
-    for name in ("µs/call", "windows", "p99", "max", "before+inside+after"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if batches:
-        table.add_column("obs/s", justify="right")
-    for name in ("file", "RSS gained", "peak", "return [95 %]"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        latency, parts, memory = row.latency, row.parts, row.memory
-        assert latency is not None
-        cells = [f"{row.role} {row.policy}", f"{row.runtime} {row.file}"]
-        cells += [
-            micro(latency.median),
-            f"{micro(latency.low)}..{micro(latency.high)}",
-            micro(latency.p99),
-            micro(latency.max),
-            ""
-            if parts is None
-            else "+".join(map(micro, (parts.before, parts.inside, parts.after))),
-        ]
-        if batches:
-            cells.append("" if row.throughput is None else f"{row.throughput:,.0f}")
-        cells += [
-            size(row.bytes),
-            "" if memory is None else size(memory.gained),
-            "" if memory is None else size(memory.peak),
-            figure(row.returns),
-        ]
-        table.add_row(*cells)
+    cells = [_time_cells(row, wide, batches) for row in rows]
+    for name in cells[0]:
+        figures = name not in ("policy", "runtime")
+        table.add_column(name, justify="right" if figures else "left", no_wrap=wide)
+    for row_cells in cells:
+        table.add_row(*row_cells.values())
     return table
+
+
+def _time_cells(row: Row, wide: bool, batches: bool) -> dict[str, str]:
+    """The cells of a row by column; a narrow terminal leaves out what the JSON has anyway."""
+    latency, parts, memory = row.latency, row.parts, row.memory
+    assert latency is not None
+    cells = {
+        "policy": f"{row.role} {row.policy}",
+        "runtime": f"{row.runtime} {row.file}",
+        "µs/call": micro(latency.median),
+        "windows": f"{micro(latency.low)}..{micro(latency.high)}",
+        "p99": micro(latency.p99),
+        "max": micro(latency.max),
+        "before+inside+after": ""
+        if parts is None
+        else "+".join(map(micro, (parts.before, parts.inside, parts.after))),
+        "obs/s": "" if row.throughput is None else f"{row.throughput:,.0f}",
+        "file": size(row.bytes),
+        "RSS gained": "" if memory is None else size(memory.gained),
+        "peak": "" if memory is None else size(memory.peak),
+        "return [95 %]": figure(row.returns),
+    }
+    hidden = set() if wide else {"windows", "before+inside+after", "peak"}
+    if not batches:
+        hidden.add("obs/s")
+    return {name: text for name, text in cells.items() if name not in hidden}
 
 
 def _conditions(result: BenchResult) -> str:
