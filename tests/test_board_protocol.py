@@ -152,10 +152,10 @@ def test_a_late_reply_is_not_taken_for_the_next_ones() -> None:
 
 def test_events_are_kept_aside() -> None:
     event = Frame(protocol.EVENT, 5, 0, struct.pack("<B3xI", 1, 1234))
-    board, _ = client(lambda frame, n: event.encode() + reply(frame, b"\x00"))
+    board, _ = client(lambda frame, n: event.encode() + reply(frame, b"\x00") + event.encode())
     board.open(5, 100)
     assert board.enable(False) == 0
-    assert board.events == [event, event]
+    assert board.events == [event] * 4
 
 
 @pytest.mark.parametrize("code", protocol.ERRORS)

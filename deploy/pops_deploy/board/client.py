@@ -104,18 +104,21 @@ class BoardClient:
             left = deadline - self._clock()
             if left <= 0:
                 return None
+            answer: Frame | None = None
             for found in self.decoder.feed(self.transport.read(left)):
                 if found.type == protocol.EVENT:
                     self.events = [*self.events[-99:], found]
-                elif (found.session, found.sequence) != (frame.session, frame.sequence):
-                    continue  # the answer to a request that was sent twice
-                elif found.type == frame.type | protocol.REPLY:
-                    return found.payload
-                elif found.type == protocol.ERROR:
-                    code = found.payload[0] if found.payload else 0
-                    raise BoardError(
-                        f"The board refuses: {protocol.ERRORS.get(code, f'error {code}')}."
-                    )
+                elif (found.session, found.sequence) == (frame.session, frame.sequence):
+                    answer = found  # any other answers a request that was sent twice
+            if answer is None:
+                continue
+            if answer.type == protocol.ERROR:
+                code = answer.payload[0] if answer.payload else 0
+                raise BoardError(
+                    f"The board refuses: {protocol.ERRORS.get(code, f'error {code}')}."
+                )
+            if answer.type == frame.type | protocol.REPLY:
+                return answer.payload
 
     def close(self) -> None:
         """Hang up."""
