@@ -100,6 +100,10 @@ def test_rows_of_pops_bench(tmp_path: Path) -> None:
             "agrees with x86-64 in every bit on 64 golden vectors",
         )
         assert row.memory is None
+    assert (
+        "aarch64: student 4-8-2, c int8 agrees with x86-64 in every bit on 64 golden vectors."
+        in (context.notes)
+    )
     assert any("emulated, not a latency" in note for note in context.notes)
     assert any(note.startswith("torch runs on this computer only") for note in context.notes)
     with pytest.raises(PopsError, match="A device runs c, onnx, litert, found --runtime torch"):

@@ -16,7 +16,7 @@ import numpy as np
 
 import pops
 from pops.artifact import read_arrays, sha256_file, write_bytes
-from pops.errors import ArtifactError
+from pops.errors import ArtifactError, UsageError
 from pops.spec import Array
 from pops_deploy.bundle_config import BundleConfig
 from pops_deploy.folder import KEYS, Artifact
@@ -96,9 +96,12 @@ def bundle(config: BundleConfig, visited: Mapping[Path, Array] | None = None) ->
         The file and what is in it. The same artifacts and compilers give the same bytes.
 
     Raises:
+        UsageError: if no artifact is named.
         ArtifactError: if an artifact is damaged or holds no file that a device can run.
         PopsError: if a cross compiler is missing; names the package.
     """
+    if not config.artifacts:
+        raise UsageError("Nothing to bundle: name an artifact, a folder `pops export` wrote.")
     architectures = [ARCHITECTURES[name] for name in config.architecture_names]
     members = _Members()
     policies: list[dict[str, Any]] = []

@@ -23,8 +23,6 @@ class BundleConfig:
     Pi OS), armv7 (32-bit, Pi 2 and later), armv6 (Pi 1 and Zero)."""
 
     def __post_init__(self) -> None:
-        if not self.artifacts:
-            raise UsageError("Nothing to bundle: name an artifact, a folder `pops export` wrote.")
         unknown = sorted(set(self.architecture_names) - set(ARCHITECTURE_NAMES))
         if unknown:
             raise UsageError(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import struct
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from .failure import DeviceError, RuntimeMissing
@@ -30,8 +33,9 @@ class LitertPolicy(DevicePolicy):
         self._np = np
         self.versions = {package: version, "numpy": str(np.__version__)}
         try:
-            self._interpreter = interpreter_class(model_content=model, num_threads=1)
-            self._interpreter.allocate_tensors()
+            with _quiet():
+                self._interpreter = interpreter_class(model_content=model, num_threads=1)
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise DeviceError(
                 f"The TFLite file does not load in {package} {version} ({error}). Update the "
@@ -127,6 +131,20 @@ class LitertPolicy(DevicePolicy):
         if actions["squash"] == "tanh":
             y = low + np.float32(0.5) * (np.tanh(y) + np.float32(1.0)) * (high - low)
         return np.clip(y, low, high).astype("float32")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what the library writes to file descriptor 2 while it starts."""
+    sys.stderr.flush()
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(sink)
+        os.close(saved)
 
 
 def _interpreter() -> tuple[Any, str, str]:

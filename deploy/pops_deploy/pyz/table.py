@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -35,7 +36,7 @@ def bench_table(report: dict[str, Any]) -> str:
         "inside µs",
         "bytes",
         "RSS KiB",
-        "return",
+        "return [95 %]",
     )
     body = [_cells(row) for row in report["rows"]]
     widths = [max(map(len, column)) for column in zip(head, *body)]
@@ -62,7 +63,6 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     latency, stages, memory = row["latency_ns"], row["stages_ns"], row["memory"]
     evaluation = row["evaluation"] or {}
     gain = (memory or {}).get("resident_gain_bytes")
-    mean = evaluation.get("mean")
     return (
         str(row["policy"]),
         str(row["file"]),
@@ -71,8 +71,18 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _micro(stages, "inside"),
         str(row["file_bytes"]),
         "-" if gain is None else str(gain >> 10),
-        "-" if mean is None else f"{mean:.1f}",
+        _return(evaluation),
     )
+
+
+def _return(evaluation: dict[str, Any]) -> str:
+    """The mean with its 95 % interval (normal approximation)."""
+    try:
+        mean, episodes = float(evaluation["mean"]), int(evaluation["episodes"])
+        half = 1.959964 * float(evaluation["std"]) / math.sqrt(episodes)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return "-"
+    return f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}]"
 
 
 def _micro(values: dict[str, Any] | None, name: str) -> str:

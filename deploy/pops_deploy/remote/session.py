@@ -80,6 +80,17 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{user}{host}" + ("" if self.port is None else f":{self.port}")
 
+    @property
+    def by_hand(self) -> str:
+        """What to type behind `ssh`."""
+        user = "" if self.user is None else f"{self.user}@"
+        return ("" if self.port is None else f"-p {self.port} ") + user + self.host
+
+    @property
+    def known_as(self) -> str:
+        """What the file of known hosts calls it."""
+        return self.host if self.port in (None, 22) else f"'[{self.host}]:{self.port}'"
+
 
 @dataclass(frozen=True)
 class Done:
@@ -283,17 +294,17 @@ REASONS = (
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "its host key is not the one that is known: it was installed anew, or something stands in "
-        "between. If it was installed anew, remove the old key with: ssh-keygen -R {host}",
+        "between. If it was installed anew, remove the old key with: ssh-keygen -R {known}",
     ),
     (
         "Host key verification failed",
-        "its host key is not known here. Connect once by hand (ssh {address}) and compare the "
+        "its host key is not known here. Connect once by hand (ssh {hand}) and compare the "
         "fingerprint, or trust it with --accept-new-host-key",
     ),
     (
         "Permission denied",
         "it refused every key that was offered, and passwords are not asked for. Put your public "
-        "key there with: ssh-copy-id {address}",
+        "key there with: ssh-copy-id {hand}",
     ),
     (
         "Too many authentication failures",
@@ -323,10 +334,10 @@ def explain(address: Address, errors: str) -> str:
     for sign, reason in REASONS:
         if sign in errors:
             said = next(line for line in lines if sign in line).strip("@ ")
-            advice = reason.format(host=address.host, address=address)
+            advice = reason.format(hand=address.by_hand, known=address.known_as)
             return f"Cannot reach {address}: {advice}. (ssh: {said})"
     last = lines[-1] if lines else "no answer"
     return (
         f"Cannot reach {address}: is it switched on and on this network? (ssh: {last}) "
-        f"Try by hand: ssh {address}"
+        f"Try by hand: ssh {address.by_hand}"
     )

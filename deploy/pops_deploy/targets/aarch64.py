@@ -116,7 +116,9 @@ def measure(
     note_report(target, report, context)
     context.note(f"{target}: {EMULATED}; it proves that the files work on that architecture.")
     for data, row in report_rows(target, report, subjects, config):
-        yield replace(row, notes=(EMULATED, golden_note(data)))
+        said = golden_note(data)
+        context.note(f"{target}: {row.title} {said}.")
+        yield replace(row, notes=(EMULATED, said))
     if report["interrupted"]:
         context.note(f"{target}: {report['interrupted']}; what was measured is kept.")
         raise KeyboardInterrupt
