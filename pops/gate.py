@@ -101,10 +101,11 @@ def judge(student: EvalResult, teacher: EvalResult, margin: float, alpha: float 
     drop = float(np.mean(-differences))
     passed = bool(bound >= -margin)
     episodes = len(student.seeds)
-    relation = "at least" if passed else "below"
+    relation = "within" if passed else "below"
+    allowed = f"the {-margin:.2f} that is allowed" if margin else "no difference at all, as allowed"
     reason = (
         f"On {episodes} paired episodes the student returned {student.mean:.2f}, the teacher "
-        f"{teacher.mean:.2f}; with {1 - alpha:.2%} confidence the difference is no lower than "
-        f"{bound:+.2f}, {relation} the {-margin:+.2f} that is allowed."
+        f"{teacher.mean:.2f}; with {100 * (1 - alpha):.4g} % confidence the difference is no lower than "
+        f"{bound:+.2f}, {relation} {allowed}."
     )
     return Verdict(passed, drop, bound, margin, reason)

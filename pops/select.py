@@ -112,8 +112,8 @@ def _try(
 
 
 def _polish(state: State, candidate: Candidate, key: int) -> Candidate:
-    state.tracker.begin("polish")
     config = state.config.polish
+    state.tracker.begin("polish", total=float(config.generations))
 
     def seeds(generation: int) -> range:
         start = GENERATION_BLOCK + key % 30
@@ -121,6 +121,7 @@ def _polish(state: State, candidate: Candidate, key: int) -> Candidate:
         return block[generation * config.episodes : (generation + 1) * config.episodes]
 
     def watch(generation: int, best: float, mean: float) -> None:
+        state.tracker.advance(1)
         state.tracker.record("polish", generation=generation, best=best, mean=mean)
         state.tracker.show(stage="polish", mean=mean, parameters=candidate.arch.num_parameters)
 

@@ -207,9 +207,10 @@ def _remember(state: State, arrays: Any) -> None:
 
 def prune_stage(state: State, iteration: int) -> NumpyPolicy:
     """Iterative policy pruning of the latest student; its sparse network."""
-    state.tracker.begin("prune", iteration)
+    state.tracker.begin("prune", iteration, total=float(state.config.prune.updates))
 
     def watch(point: CurvePoint) -> None:
+        state.tracker.advance(state.config.prune.guard_every)
         state.tracker.record(
             "evaluation",
             **dataclasses.asdict(point),
