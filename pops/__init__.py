@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pops.config import CompressConfig as CompressConfig
     from pops.errors import PopsError as PopsError
-    from pops.load import load as load
+    from pops.loading import load as load
     from pops.pipeline import compress as compress
     from pops.spec import PolicySpec as PolicySpec
 
@@ -23,7 +23,7 @@ _HOMES = {
     "PolicySpec": "pops.spec",
     "PopsError": "pops.errors",
     "compress": "pops.pipeline",
-    "load": "pops.load",
+    "load": "pops.loading",
 }
 
 __all__ = ["CompressConfig", "PolicySpec", "PopsError", "__version__", "compress", "load"]
@@ -32,6 +32,7 @@ __all__ = ["CompressConfig", "PolicySpec", "PopsError", "__version__", "compress
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pops' has no attribute {name!r}")
+    # No home may bear the name of what it holds: importing it would put the module in its place.
     return getattr(import_module(_HOMES[name]), name)
 
 

@@ -76,6 +76,7 @@ def write_run(
     manifest["seconds"] = round(seconds, 3)
     manifest["command"] = command
     manifest["student"]["sha256"] = sha256_file(root / "student.safetensors")
+    manifest = _json_ready(manifest)
     write_json(root / "manifest.json", manifest)
     _draw(state, manifest)
     return manifest
