@@ -105,7 +105,7 @@ def judge(student: EvalResult, teacher: EvalResult, margin: float, alpha: float 
     allowed = f"the {-margin:.2f} that is allowed" if margin else "no difference at all, as allowed"
     reason = (
         f"On {episodes} paired episodes the student returned {student.mean:.2f}, the teacher "
-        f"{teacher.mean:.2f}; with {100 * (1 - alpha):.4g} % confidence the difference is no lower than "
-        f"{bound:+.2f}, {relation} {allowed}."
+        f"{teacher.mean:.2f}; with {100 * (1 - alpha):.4g} % confidence the difference is no "
+        f"lower than {bound:+.2f}, {relation} {allowed}."
     )
     return Verdict(passed, drop, bound, margin, reason)
