@@ -16,7 +16,7 @@ from pops.errors import UsageError
 from pops.spec import FloatArray
 from pops_export.c.options import COptions
 from pops_export.c.text import c_float, c_table, column
-from pops_export.int8.network import FloatStage, IntegerNetwork
+from pops_export.int8.network import FloatStage, IntArray, IntegerNetwork
 
 FAR = 16384
 """Where the rounding step saturates, in codes."""
@@ -33,6 +33,12 @@ class QuantisePlan:
     float_lines: tuple[str, ...]
     fused: bool
     """A product is followed by a sum, which a compiler could contract."""
+    divisor: str
+    """In [0.5, 1): what is left of the quantising scale without its power of two."""
+    reciprocal: int
+    """2^30 / divisor, where multiplying is exact enough; 0 where nothing is left to divide by."""
+    nudge: str
+    least_shift: int
     power: str
     scale: str
     powers: tuple[int, ...]
@@ -58,13 +64,21 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
             "needs increasing stages. Use a positive scale and fold the sign into the weights."
         )
     unclipped = [s for s in stages if s.kind not in ("minimum", "maximum")]
-    unclipped.append(_full("div", network.input_scale, n))
-    powers = np.zeros(n, dtype=np.int64)
+    # Powers of two commute with every rounding, the division's as well.
+    divisor, exponent = math.frexp(network.input_scale)
+    powers = np.full(n, -exponent, dtype=np.int64)
+    reciprocal = None
+    if divisor == 0.5:
+        powers += 1
+    else:
+        reciprocal = find_reciprocal(divisor, 128 + abs(network.input_zero_point))
     while unclipped and unclipped[-1].kind in ("mul", "div"):
         fraction, exponent = np.frexp(unclipped[-1].values)
         if not np.all(fraction == 0.5):
             break
         powers += (exponent - 1) * (1 if unclipped.pop().kind == "mul" else -1)
+    if divisor != 0.5 and reciprocal is None:
+        unclipped.append(_full("div", divisor, n))
     if np.any(np.abs(powers) > 100):
         raise UsageError("The file scales an observation by more than 2^100; normalise it first.")
     tables, lines = [], []
@@ -107,6 +121,12 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
         float_lines=tuple(lines),
         fused=any(a in ("mul", "div") and b in ("add", "sub") for a, b in zip(kinds, kinds[1:])),
         power=columns[0][1],
+        divisor=c_float(divisor),
+        reciprocal=reciprocal[0] if reciprocal else 0,
+        nudge=f" {reciprocal[1]:+d}".replace("+", "+ ").replace("-", "- ")
+        if reciprocal and reciprocal[1]
+        else "",
+        least_shift=13 if reciprocal else 8,
         scale=columns[1][1],
         powers=tuple(int(v) for v in powers),
         range_checked=bool(low),
@@ -116,6 +136,50 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
         maximum=columns[3][1],
         zero_point=zero,
     )
+
+
+def find_reciprocal(divisor: float, codes: int) -> tuple[int, int] | None:
+    """(R, nudge) with which a product of integers rounds as the float32 quotient does.
+
+    The quotient's rounded value and the product's are both monotone in the observation, so they
+    agree everywhere if they agree on both sides of each of their steps.
+
+    Args:
+        divisor: a float32 in (0.5, 1).
+        codes: largest result, in codes, that must be right.
+
+    Returns:
+        R, about 2^30 / divisor, and what is added to the product beside half of the quotient's
+        last place; None if no pair works: then the C divides.
+    """
+    halves = np.arange(1, codes + 1) - 0.5
+    single = np.float32(divisor)
+    step = (halves * divisor).astype(np.float32)
+    for _ in range(3):  # the smallest float32 whose rounded quotient reaches the half
+        before = np.nextafter(step, np.float32(0))
+        step = np.where((before / single).astype(np.float64) >= halves, before, step)
+        short = (step / single).astype(np.float64) < halves
+        step = np.where(short, np.nextafter(step, np.float32(np.inf)), step)
+    below = np.nextafter(step, np.float32(0))
+    wanted = np.arange(1, codes + 1)
+    nearest = round((1 << 30) / divisor)
+    candidates = [(nearest + extra, nudge) for extra in range(-3, 4) for nudge in (0, 1, -1)]
+    for candidate in sorted(candidates, key=lambda c: abs(c[0] - nearest) + abs(c[1])):
+        right = _integer_round(step, candidate) == wanted
+        right &= _integer_round(below, candidate) == wanted - 1
+        if candidate[0] < 1 << 31 and right.all():
+            return candidate
+    return None
+
+
+def _integer_round(x: FloatArray, how: tuple[int, int]) -> IntArray:
+    """What the generated code computes for positive x and power 0."""
+    bits = x.astype(np.float32).view(np.int32).astype(np.int64)
+    significand = (((bits & 0x7FFFFF) | 0x800000) << 7) * how[0] >> 32
+    significand += (16 << (significand >> 29)) + how[1]  # half of the quotient's last place
+    shift = np.minimum(np.maximum(141 - (bits >> 23), 0) + 13, 31)
+    result: IntArray = (np.minimum(significand >> shift, 32767) + 1) >> 1
+    return result
 
 
 def _guard(tables: list[tuple[str, str]], p: str) -> str:

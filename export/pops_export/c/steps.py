@@ -147,7 +147,11 @@ def _width(offsets: tuple[int, int]) -> int:
 
 
 def _offsets(
-    steps: IntArray, counts: IntArray, multiplier: int, sums: tuple[int, int], scale: tuple[int, int]
+    steps: IntArray,
+    counts: IntArray,
+    multiplier: int,
+    sums: tuple[int, int],
+    scale: tuple[int, int],
 ) -> tuple[int, int]:
     """The least and the most offset with which every step lies right; none if least > most."""
     if not 0 < multiplier <= INT32:
