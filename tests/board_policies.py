@@ -97,12 +97,18 @@ def quantised(policy: NumpyPolicy, states: Array) -> IntegerNetwork:
 
 
 def generated(
-    policy: NumpyPolicy, states: Array, folder: Path, golden: int = 4, policy_id: str = "ab" * 32
+    policy: NumpyPolicy,
+    states: Array,
+    folder: Path,
+    golden: int = 4,
+    policy_id: str = "ab" * 32,
+    prefix: str = "policy",
 ) -> PolicySource:
     """Write policy.c and policy.h into a folder."""
     network = quantised(policy, states)
     chosen = states[:golden]
     options = COptions(
+        prefix=prefix,
         policy_id=policy_id,
         golden=Golden(chosen, reference.outputs(network, chosen)),
         calibration_min=tuple(float(v) for v in states.min(axis=0)),
@@ -111,7 +117,8 @@ def generated(
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in generate_int8(network, policy.spec, options).items():
         (folder / name).write_text(text)
-    return PolicySource(folder / "policy.c", folder / "policy.h", "policy", policy.spec, policy_id)
+    source, header = folder / f"{prefix}.c", folder / f"{prefix}.h"
+    return PolicySource(source, header, prefix, policy.spec, policy_id)
 
 
 def artifact(policy: NumpyPolicy, states: Array, folder: Path, policy_id: str = "ab" * 32) -> Path:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from board_policies import artifact, cartpole_policy, lunarlander_policy
+from board_policies import artifact, cartpole_policy, generated, lunarlander_policy
 from rich.console import Console
 
 from pops.errors import ArtifactError, PopsError, UsageError
+from pops_deploy.board.boards import BOARDS
+from pops_deploy.board.build import build
 from pops_deploy.board.protocol import BoardError
 from pops_deploy.board.runtime import BoardPolicy
 from pops_deploy.board.stack import Function, deepest, parse
@@ -59,6 +62,17 @@ def test_a_policy_without_the_demo_says_who_it_is(tmp_path: Path) -> None:
     assert "self-test ok" in result.telemetry[0]
 
 
+def test_another_prefix_builds_too(tmp_path: Path) -> None:
+    source = generated(*cartpole_policy(), tmp_path / "c", prefix="balance")
+    images = [
+        build(source, BOARDS[name], tmp_path / name, standalone=True)
+        for name in ("microbit", "host")
+    ]
+    assert images[0].flash < 8 * 1024
+    with BoardPolicy.from_source(source, "host", work=tmp_path / "host") as board:
+        assert board.step([0.0, 1.0, 0.1, 0.1]) == 1
+
+
 def test_the_firmware_runs_on_this_computer_too(cartpole: Path, tmp_path: Path) -> None:
     with BoardPolicy(cartpole, "host", work=tmp_path) as board:
         assert board.hello.board == "host"
@@ -67,6 +81,19 @@ def test_the_firmware_runs_on_this_computer_too(cartpole: Path, tmp_path: Path) 
         assert board.last.missed == 0
     with pytest.raises(BoardError, match="was closed"):
         board.step([0.0, 1.0, 0.1, 0.1])
+
+
+def test_an_emulator_ends_with_its_python(cartpole: Path, tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from pops_deploy.board.runtime import BoardPolicy\n"
+        f"board = BoardPolicy({str(cartpole)!r}, 'qemu-microbit', work=Path({str(tmp_path)!r}))\n"
+        "print(board.client.transport._process.pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
 
 
 def test_a_microbit_is_flashed_by_its_drive(cartpole: Path, tmp_path: Path) -> None:

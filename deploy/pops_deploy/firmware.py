@@ -191,7 +191,7 @@ def _find_drive() -> Path:
 
 
 def print_firmware(result: FirmwareResult, console: Console | None = None) -> None:
-    """Print what the image takes of the board, and what is left."""
+    """Print what the image takes of the board, what is left, and what the board said."""
     from rich.console import Console as RichConsole
     from rich.table import Table
 
@@ -213,5 +213,7 @@ def print_firmware(result: FirmwareResult, console: Console | None = None) -> No
             f"(deepest: {' > '.join(result.stack.path)})",
             soft_wrap=True,
         )
+    for line in result.telemetry:
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
     if result.flashed:
         out.print(result.flashed)

@@ -6,6 +6,7 @@ import os
 import selectors
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -97,6 +98,8 @@ class ProcessTransport:
         os.set_blocking(self._output, False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
+        # An emulator outlives a line that hangs up: it ends with this object, or with Python.
+        self._end = weakref.finalize(self, _end, self._process, self._selector)
 
     def read(self, timeout: float) -> bytes:
         """What has come; waits up to `timeout` seconds for the first byte."""
@@ -126,13 +129,17 @@ class ProcessTransport:
 
     def close(self) -> None:
         """End the program."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._selector.close()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+        self._end()
+
+
+def _end(process: subprocess.Popen[bytes], selector: selectors.BaseSelector) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    selector.close()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def emulator_command(board: Board, elf: Path, sleep: bool = True) -> list[str]:
