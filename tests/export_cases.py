@@ -21,7 +21,12 @@ from pops.spec import (
     Normaliser,
     PolicySpec,
 )
+from pops_export.chatter import to_log
+from pops_export.onnx_file import quantise_onnx, write_onnx
 from pops_export.recorder import Recorder
+from pops_export.stage import for_integers, plain
+from pops_export.tflite_file import convert, quantise
+from pops_export.tflite_surgery import tidy
 
 CARTPOLE = EnvSpec("CartPole-v1")
 
@@ -122,3 +127,48 @@ def image_case() -> tuple[NumpyPolicy, Array]:
     arch = NetArch((2, 14, 15), 3, (9,), ("relu",), (Conv(4, 3, 2), Conv(3, 3, 1)))
     states = np.random.default_rng(1).integers(0, 256, (200, 14, 15, 2)).astype(np.uint8)
     return random_policy(spec, arch), states
+
+
+def selected_case() -> tuple[NumpyPolicy, Array]:
+    """Reads three of five features of very different size; actions start at 2."""
+    spec = PolicySpec((5,), DiscreteActions(3, start=2), "logits")
+    states = np.random.default_rng(2).normal(size=(300, 5)) * [1, 50, 1, 0.02, 1000]
+    policy = random_policy(spec, NetArch((5,), 3, (7,), ("relu",), inputs=(3, 0, 1)))
+    return policy, states.astype(np.float32)
+
+
+CASES = {"dense": dense_case, "image": image_case, "selected": selected_case}
+RECIPES = ("static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32")
+
+
+def onnx_files(base: Path) -> Path:
+    """A folder with CASE.onnx and CASE.int8.onnx."""
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        with to_log(folder / "log"):
+            for name, case in CASES.items():
+                policy, states = case()
+                write_onnx(plain(policy), folder / f"{name}.onnx")
+                network = for_integers(policy, states)
+                quantise_onnx(network, folder / f"{name}.int8.onnx", states, folder)
+
+    return shared(base, "onnx-files", build)
+
+
+def tflite_files(base: Path) -> Path:
+    """A folder with CASE.fp32 and CASE.RECIPE, all with float32 ends."""
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        with to_log(folder / "log"):
+            for name, case in CASES.items():
+                policy, states = case()
+                (folder / f"{name}.fp32").write_bytes(tidy(convert(plain(policy))))
+                network = for_integers(policy, states)
+                prepared = convert(network)
+                for recipe in RECIPES:
+                    model = tidy(quantise(prepared, network, recipe, states))
+                    (folder / f"{name}.{recipe}").write_bytes(model)
+
+    return shared(base, "tflite-files", build)

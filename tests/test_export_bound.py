@@ -75,5 +75,7 @@ def test_continuous_actions_are_bounded_through_the_squashing(scale):
     reference = policy.outputs(states) * np.float32(scale)
     bound = np.full(reference.shape, 1e-6)
     moved = reference + np.float32(9e-7) * np.random.default_rng(0).choice([-1, 1], bound.shape)
-    difference = np.abs(policy.spec.decode(moved.astype(np.float32)) - policy.spec.decode(reference))
+    difference = np.abs(
+        policy.spec.decode(moved.astype(np.float32)) - policy.spec.decode(reference)
+    )
     assert np.all(difference <= action_bound(policy, reference, bound))

@@ -93,3 +93,21 @@ def test_statistics_of_every_pixel_are_refused_in_words():
 def test_stage_survives_json():
     stage = InputStage((1.0, 2.0), (0.5,), (10.0,))
     assert InputStage.from_json(stage.to_json()) == stage
+
+
+def test_a_unit_whose_weights_were_all_pruned_keeps_a_scale_for_its_bias():
+    policy = random_policy(
+        PolicySpec((3,), DiscreteActions(2), "logits"), NetArch((3,), 2, (4,), ("relu",))
+    )
+    weight, bias = (a.copy() for a in policy.parameters[0])
+    weight[1], bias[1] = 0.0, 30.0
+    weight[2], bias[2] = 0.0, 0.0
+    pruned = NumpyPolicy(policy.spec, policy.arch, [(weight, bias), policy.parameters[1]])
+    states = np.random.default_rng(0).uniform(-1, 1, (100, 3)).astype(np.float32)
+    network = for_integers(pruned, states)
+    rows = np.abs(network.parameters[0][0]).max(1)
+    assert np.all(rows > 0)
+    assert rows[1] == np.float32(30 * 2.0**-14)
+    assert rows[2] < 1e-6
+    # The bias in units of its scale fits 32 bits for any input scale down to 1/1024.
+    assert 30 / (rows[1] / 127 / 1024) < 2**31

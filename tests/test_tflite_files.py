@@ -1,57 +1,35 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter
-from export_cases import dense_case, image_case, random_policy, shared
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from export_cases import CASES, RECIPES, dense_case, random_policy, tflite_files
 
 from pops.arch import NetArch
 from pops.errors import ArtifactError, UsageError
 from pops.spec import DiscreteActions, PolicySpec
 from pops_export.assemble import integer_facts, integer_io
 from pops_export.bound import output_bound
-from pops_export.chatter import to_log
+from pops_export.int8 import reference
+from pops_export.int8.read import read_integer_network
 from pops_export.runtimes import LiteRtPolicy, from_codes, to_codes
 from pops_export.stage import for_integers, plain
 from pops_export.tflite_file import (
     calibration_rows,
     check_activations,
-    convert,
     float_io,
-    quantise,
     tflite_observations,
 )
-from pops_export.tflite_surgery import ends, integer_ends, operators, tidy
+from pops_export.tflite_surgery import ends, integer_ends, operators
 
 pytestmark = pytest.mark.slow
 
 
-def selected_case():
-    spec = PolicySpec((5,), DiscreteActions(3, start=2), "logits")
-    states = np.random.default_rng(2).normal(size=(300, 5)) * [1, 50, 1, 0.02, 1000]
-    policy = random_policy(spec, NetArch((5,), 3, (7,), ("relu",), inputs=(3, 0, 1)))
-    return policy, states.astype(np.float32)
-
-
-CASES = {"dense": dense_case, "image": image_case, "selected": selected_case}
-RECIPES = ("static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32")
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    def build(folder):
-        folder.mkdir()
-        with to_log(folder / "log"):
-            for name, case in CASES.items():
-                policy, states = case()
-                (folder / f"{name}.fp32").write_bytes(tidy(convert(plain(policy))))
-                network = for_integers(policy, states)
-                prepared = convert(network)
-                for recipe in RECIPES:
-                    model = tidy(quantise(prepared, network, recipe, states))
-                    (folder / f"{name}.{recipe}").write_bytes(model)
-
-    return shared(tmp_path_factory.getbasetemp(), "tflite-files", build)
+    return tflite_files(tmp_path_factory.getbasetemp())
 
 
 def open_file(files, name, recipe, integer=False):
@@ -169,6 +147,40 @@ def test_both_integer_files_run_in_tflite_micro(files, name):
         fp32.invoke()
     # LiteRT's fast kernels round otherwise; one step a layer, Tanh counted.
     assert worst <= 5.01 * io["output_scale"]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kernels", ["BUILTIN_REF", "BUILTIN_WITHOUT_DEFAULT_DELEGATES"])
+def test_other_runtimes_stay_within_one_step_a_layer_on_identical_inputs(files, name, kernels):
+    path = files / f"{name}.static_wi8_ai8"
+    network = read_integer_network(path)
+    policy, states = CASES[name]()
+    interpreter = Interpreter(
+        str(path),
+        experimental_op_resolver_type=OpResolverType[kernels],
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    index = interpreter.get_input_details()[0]["index"]
+    steps = [
+        (op["op_name"], int(op["inputs"][0]), int(op["outputs"][0]))
+        for op in interpreter._get_ops_details()
+        if op["op_name"] in ("FULLY_CONNECTED", "CONV_2D")
+    ]
+    assert len(steps) == len(network.layers)
+    worst, different, total = 0, 0, 0
+    for row in tflite_observations(policy.spec, states):
+        interpreter.set_tensor(index, row[None])
+        interpreter.invoke()
+        for layer, (_, given, found) in zip(network.layers, steps):
+            alone = dataclasses.replace(network, layers=(dataclasses.replace(layer, tanh=None),))
+            wanted = reference.run(alone, interpreter.get_tensor(given))
+            theirs = interpreter.get_tensor(found).reshape(wanted.shape)
+            difference = np.abs(wanted.astype(int) - theirs)
+            worst = max(worst, int(difference.max()))
+            different, total = different + int((difference > 0).sum()), total + difference.size
+    assert worst <= 1
+    assert different / total < 0.01
 
 
 def test_to_codes_rounds_half_away_from_zero_and_saturates():

@@ -116,16 +116,22 @@ def distil(
     optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
     rng = np.random.default_rng((seed, 11))
     scale = temperature if network.centred else 1.0
-    for update in range(updates):
-        if update % RECALIBRATE == 0:
+    best, best_loss = module.parameters_in_order(), float("inf")
+    check = torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))
+    for update in range(updates + 1):
+        if update % RECALIBRATE == 0 or update == updates:
             module.calibrate(inputs[torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))])
+            with torch.no_grad():
+                found = float(loss(module(inputs[check]) / scale, labels[check]))
+            if found < best_loss:
+                best, best_loss = module.parameters_in_order(), found
         rows = torch.from_numpy(rng.integers(0, len(inputs), BATCH))
-        optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / updates)
+        optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / (updates + 1))
         value = loss(module(inputs[rows]) / scale, labels[rows])
         optimiser.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return _unfolded(policy, network, module.parameters_in_order())
+    return _unfolded(policy, network, best)
 
 
 def _unfolded(

@@ -21,6 +21,9 @@ from pops.policy import NumpyPolicy, Parameters
 from pops.spec import Array, DiscreteActions, FloatArray, PolicySpec
 
 MAX_EXPONENT = 60
+BIAS_FLOOR = 2.0**-14
+ROW_FLOOR = 2.0**-24
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,23 @@ def for_integers(policy: NumpyPolicy, states: Array) -> Network:
     if centred:
         weight, bias = (p.astype(np.float64) for p in parameters[-1])
         parameters[-1] = (_f32(weight - weight.mean(0)), _f32(bias - bias.mean()))
-    return Network(policy.spec, arch, tuple(parameters), stage, exponents, centred)
+    sound = tuple((_with_scale(weight, bias), bias) for weight, bias in parameters)
+    return Network(policy.spec, arch, sound, stage, exponents, centred)
+
+
+def _with_scale(weight: FloatArray, bias: FloatArray) -> FloatArray:
+    """Give rows without weights worth a scale one tiny weight.
+
+    A channel's int8 scale comes from its largest weight, and its bias is stored
+    in units of that scale: a unit whose weights were all pruned would lose its
+    bias. The weight added moves the output by less than 2^-14 of the bias.
+    """
+    rows = weight.reshape(len(weight), -1).copy()
+    largest = np.abs(rows).max(1)
+    floor = np.maximum(np.abs(bias) * BIAS_FLOOR, max(float(largest.max()) * ROW_FLOOR, TINY))
+    short = largest < floor
+    rows[short, 0] = floor[short]
+    return _f32(rows.reshape(weight.shape))
 
 
 def flat_observations(spec: PolicySpec, observations: Array) -> FloatArray:
