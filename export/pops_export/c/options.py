@@ -11,14 +11,12 @@ from pops.spec import Array, FloatArray
 
 Layout = Literal["size", "speed"]
 
-KEYWORDS = frozenset(
-    (
-        "auto break case char const continue default do double else enum extern float for goto if "
-        "inline int long register restrict return short signed sizeof static struct switch "
-        "typedef union unsigned void volatile while asm bool catch class delete explicit export "
-        "false friend mutable namespace new operator private protected public template this throw "
-        "true try typeid typename using virtual"
-    ).split()  # noqa: SIM905
+KEYWORDS = (
+    "auto break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while asm bool catch class delete explicit export false friend "
+    "mutable namespace new operator private protected public template this throw true try typeid "
+    "typename using virtual"
 )
 
 
@@ -52,7 +50,10 @@ class COptions:
     """Lay the files out as an Arduino and PlatformIO library folder."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.prefix) or self.prefix in KEYWORDS:
+        if (
+            not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.prefix)
+            or self.prefix in KEYWORDS.split()
+        ):
             raise UsageError(
                 f"{self.prefix!r} is not a C identifier. Choose a prefix of letters, digits and "
                 "underscores that starts with a letter and is no keyword, such as 'policy'."

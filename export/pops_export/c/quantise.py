@@ -65,8 +65,8 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
         )
     unclipped = [s for s in stages if s.kind not in ("minimum", "maximum")]
     # Powers of two commute with every rounding, the division's as well.
-    divisor, exponent = math.frexp(network.input_scale)
-    powers = np.full(n, -exponent, dtype=np.int64)
+    divisor, power = math.frexp(network.input_scale)
+    powers = np.full(n, -power, dtype=np.int64)
     reciprocal = None
     if divisor == 0.5:
         powers += 1

@@ -85,7 +85,8 @@ def quantise(network: IntegerNetwork, observations: Array) -> IntArray:
     quotient = np.clip(np.where(np.isnan(quotient), 0.0, quotient), -1000.0, 1000.0)
     rounded = np.where(quotient < 0, np.ceil(quotient - 0.5), np.floor(quotient + 0.5))
     codes = np.clip(rounded + network.input_zero_point, -128, 127).astype(np.int8)
-    return codes.reshape(len(codes), -1)
+    result: IntArray = codes.reshape(len(codes), -1)
+    return result
 
 
 def dequantise(network: IntegerNetwork, codes: IntArray) -> FloatArray:
