@@ -61,11 +61,11 @@ class Raises(Steer):
 
 
 class RaisesLate(Steer):
-    """Raises in some episodes only, so that a run is well under way when it does."""
+    """Raises in the gate's episodes only, so that a run is well under way when it does."""
 
     def reset(self, *, seed=None, options=None):
         result = super().reset(seed=seed)
-        self.bad = seed is not None and seed >= 750_000_000
+        self.bad = seed is not None and 750_000_000 <= seed < 1_000_000_000
         return result
 
     def step(self, action):

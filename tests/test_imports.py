@@ -45,7 +45,7 @@ def test_importing_a_package_is_quick_and_light(module: str, seconds: float) -> 
     assert not loaded & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", [*NUMPY_ONLY, "pops.config", "pops.load", "pops.tracking"])
+@pytest.mark.parametrize("module", [*NUMPY_ONLY, "pops.config", "pops.loading", "pops.tracking"])
 def test_what_a_small_computer_imports_is_light(module: str) -> None:
     assert not fresh_import(module)[1] & set(HEAVY)
 
