@@ -189,6 +189,9 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "teacher.safetensors").exists()
 
+    # What a kill in the middle of writing leaves.
+    (checkpoint.parent / ".state.pt.k1ll3d").write_bytes(b"half of a checkp")
+
     resumed = train(config(tmp_path / "killed", **changes, resume=True))
     whole = train(config(tmp_path / "whole", **changes))
     assert resumed.path.read_bytes() == whole.path.read_bytes()
