@@ -21,7 +21,7 @@ class BenchConfig:
     cortex-m7, ssh:user@address[:port]."""
     runtime: str = ""
     """Runtimes for the host, comma-separated: sb3, torch, onnx, litert, c, tflite-micro, numpy.
-    Empty: all that are installed, tflite-micro and numpy aside."""
+    Empty: all that are installed, tflite-micro and numpy aside; sb3 for teachers only."""
     file: str = "fp32,int8"
     """Which of an artifact's files to measure: fp32, int8 or both."""
     json: Path | None = None
@@ -36,7 +36,7 @@ class BenchConfig:
     core."""
     windows: int = 9
     """Windows of measurement for each row; at least 5."""
-    seconds: float = 0.12
+    seconds: float = 0.1
     """Length of one window, in seconds."""
     warmup: float = 0.1
     """Seconds of warm-up before the first window of each row."""

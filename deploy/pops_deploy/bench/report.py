@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from pops_deploy.bench import BenchResult
 
-WIDE = 130
+WIDE = 165
 """Characters a line from which on every column is shown."""
-PLAIN_WIDTH = 150
+PLAIN_WIDTH = 170
 """Characters a line where the output is not a terminal, so that no table is folded."""
 
 

@@ -21,6 +21,8 @@ from pops_deploy.runtime.base import Runtime
 PREFIX = "host"
 ON_REQUEST = ("tflite-micro", "numpy")
 """Runtimes that are measured only when they are named."""
+FOR_TEACHERS = ("sb3",)
+"""Runtimes that students are measured in only when they are named."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def _load_all(subjects: Sequence[Subject], config: BenchConfig, context: Context
     loaded: list[Loaded] = []
     for subject in subjects:
         for name in names:
+            if not asked and name in FOR_TEACHERS and subject.role != "teacher":
+                continue
             for file in config.files:
                 source = _source(subject, name, file, context.suppliers)
                 if source is None:
