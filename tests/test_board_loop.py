@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import os
 import struct
 import subprocess
 import time
+import tty
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,26 @@ def test_what_is_not_finite_is_no_observation(
             with pytest.raises(BoardError, match="not finite"):
                 board.act(np.array([[0, value, 0, 0]], np.float32))
         assert board.act(np.array([[0, 1, 0.1, 0]], np.float32))[0] == 1
+
+
+def test_a_serial_port_is_a_line_like_the_others(
+    cartpole: tuple[PolicySource, HostPolicy], tmp_path: Path
+) -> None:
+    source, host = cartpole
+    firmware = build(source, BOARDS["host"], tmp_path)
+    ours, theirs = os.openpty()
+    tty.setraw(ours)
+    process = subprocess.Popen([firmware.elf], stdin=ours, stdout=ours)
+    try:
+        with BoardPolicy.from_source(source, os.ttyname(theirs)) as board:
+            x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+            assert np.array_equal(board.act(x), host.act(x))
+            assert board.hello.board == "host"
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def emulate(source: PolicySource, port: str, folder: Path, sleep: bool) -> BoardClient:

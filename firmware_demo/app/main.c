@@ -49,6 +49,13 @@ static void tick(uint32_t due, uint32_t now, bool serial)
 #endif
 }
 
+/* `due`, or 50 ms from now: the watchdog is fed in a long period too. */
+static uint32_t wake(uint32_t due)
+{
+    const uint32_t latest = port_now() + PORT_HZ / 20u;
+    return latest - due < 0x80000000u ? due : latest;
+}
+
 static void run(uint32_t due)
 {
     bool announced = false;
@@ -73,7 +80,7 @@ static void run(uint32_t due)
             link_timed_out(&line, silence);
         }
         port_watchdog_feed();
-        port_idle(control_wake(&control, due));
+        port_idle(control_wake(&control, wake(due)));
     }
 }
 
