@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
 from pops.errors import PopsError
@@ -48,6 +51,22 @@ def _start_worker() -> None:
     SingleThread()
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back; processes and threads started meanwhile never hear it.
+
+    A terminal sends it to the workers too. This process alone answers, and stops them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Workers:
     """An ordered parallel map over processes; with one worker, in this process.
 
@@ -70,19 +89,25 @@ class Workers:
         """
         if self.count == 1 or len(tasks) == 1:
             return [function(*task) for task in tasks]
-        from loky.process_executor import TerminatedWorkerError
+        from loky import ProcessPoolExecutor
+        from loky.process_executor import BrokenProcessPool, TerminatedWorkerError
 
-        if self._executor is None:
-            from loky import ProcessPoolExecutor
-
-            self._executor = ProcessPoolExecutor(self.count, initializer=_start_worker)
-        futures = [self._executor.submit(function, *task) for task in tasks]
+        futures: list[Any] = []
         try:
+            with _interrupts_held():
+                if self._executor is None:
+                    self._executor = ProcessPoolExecutor(self.count, initializer=_start_worker)
+                futures = [self._executor.submit(function, *task) for task in tasks]
             return [future.result() for future in futures]
         except TerminatedWorkerError as error:
             raise PopsError(
                 "A worker process died, most likely because memory ran out. "
                 "Use fewer --workers; --resume goes on from the last finished stage."
+            ) from error
+        except (BrokenProcessPool, pickle.PicklingError) as error:
+            raise PopsError(
+                f"Work cannot be given to other processes ({error}). What defines the teacher and "
+                "the environment must be importable or picklable there; use 1 worker otherwise."
             ) from error
         finally:
             for future in futures:
