@@ -22,6 +22,8 @@ from pops.spec import (
     PolicySpec,
 )
 from pops_export.chatter import to_log
+from pops_export.config import ExportConfig
+from pops_export.export import export
 from pops_export.onnx_file import quantise_onnx, write_onnx
 from pops_export.recorder import Recorder
 from pops_export.stage import for_integers, plain
@@ -172,3 +174,16 @@ def tflite_files(base: Path) -> Path:
                     (folder / f"{name}.{recipe}").write_bytes(model)
 
     return shared(base, "tflite-files", build)
+
+
+CARTPOLE_EPISODES = 10
+
+
+def cartpole_run(base: Path) -> Path:
+    """A run with the artifact of a 58-parameter student, all formats."""
+
+    def build(folder: Path) -> None:
+        make_run(folder, cartpole_policy(8))
+        export(ExportConfig(folder, episodes=CARTPOLE_EPISODES))
+
+    return shared(base, "cartpole-run", build)

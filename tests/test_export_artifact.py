@@ -9,13 +9,14 @@ import sys
 
 import numpy as np
 import pytest
-from export_cases import cartpole_policy, make_run, shared
+from export_cases import CARTPOLE_EPISODES as EPISODES
+from export_cases import cartpole_run
 from rich.console import Console
 
 from pops.artifact import read_json, sha256_file
 from pops.errors import ArtifactError
-from pops_export.config import ExportConfig, VerifyConfig
-from pops_export.export import ExportResult, export
+from pops_export.config import VerifyConfig
+from pops_export.export import ExportResult
 from pops_export.tables import print_result
 from pops_export.verify import read_artifact, verify
 
@@ -29,17 +30,11 @@ FILES = {
     "c_f32": "c/policy_f32.c",
     "c_int8": "c/policy.c",
 }
-EPISODES = 10
-
-
-def build(folder):
-    make_run(folder, cartpole_policy(8))
-    export(ExportConfig(folder, episodes=EPISODES))
 
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory):
-    return shared(tmp_path_factory.getbasetemp(), "cartpole-run", build) / "artifact"
+    return cartpole_run(tmp_path_factory.getbasetemp()) / "artifact"
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pops_export.int8.network import IntegerNetwork
 
 ORACLE_INPUTS = 100_000
-ORACLE_MACS = 4_000_000_000
+ORACLE_MACS = 10_000_000_000
 """Multiply-accumulates that the oracle may spend; bounds the inputs of convolutions."""
 GOLDEN_IN_CODE = 8
 

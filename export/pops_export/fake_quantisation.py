@@ -116,15 +116,18 @@ def distil(
     optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
     rng = np.random.default_rng((seed, 11))
     scale = temperature if network.centred else 1.0
-    best, best_loss = module.parameters_in_order(), float("inf")
+    best, best_cost = module.parameters_in_order(), (float("inf"), float("inf"))
     check = torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))
     for update in range(updates + 1):
         if update % RECALIBRATE == 0 or update == updates:
             module.calibrate(inputs[torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))])
             with torch.no_grad():
-                found = float(loss(module(inputs[check]) / scale, labels[check]))
-            if found < best_loss:
-                best, best_loss = module.parameters_in_order(), found
+                outputs = module(inputs[check])
+                changed = torch.argmax(outputs, 1) != torch.argmax(labels[check], 1)
+                found = float(loss(outputs / scale, labels[check]))
+            cost = (float(changed.float().mean()) if network.centred else 0.0, found)
+            if cost < best_cost:
+                best, best_cost = module.parameters_in_order(), cost
         rows = torch.from_numpy(rng.integers(0, len(inputs), BATCH))
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / (updates + 1))
         value = loss(module(inputs[rows]) / scale, labels[rows])
