@@ -42,7 +42,7 @@ def _c(folder: Path, facts: dict[str, Any], key: str, x: np.ndarray) -> tuple[An
     library = compile_library(
         ARCHITECTURES["x86_64"], folder / entry["path"], folder / entry["header"], entry["prefix"]
     )
-    policy = NativePolicy(facts["spec"], library, POLICY_ID, {})
+    policy = NativePolicy(facts["spec"], library.data, POLICY_ID, {})
     outputs = np.array([policy.infer(row) for row in x], np.float32)
     return outputs, _actions([policy.step(row) for row in x])
 

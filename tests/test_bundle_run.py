@@ -114,6 +114,7 @@ def test_bench(pyz: Path) -> None:
     assert report["complete"]
     assert {row["file"] for row in report["rows"]} == {"c_int8", "c_f32"}
     for row in report["rows"]:
+        assert 200 < row["file_bytes"] < 2000
         latency = row["latency_ns"]
         assert len(latency["window_medians"]) == 6
         assert latency["calls"] >= 6 * 20

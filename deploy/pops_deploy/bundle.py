@@ -203,10 +203,13 @@ def _file(
     prefix = str(source.facts["prefix"])
     libraries = {}
     for architecture in architectures:
-        data = compile_library(architecture, source.path, header, prefix)
+        library = compile_library(architecture, source.path, header, prefix)
         libraries[architecture.name] = {
-            "member": members.add(f"{name}/{architecture.name}/{source.path.stem}.so", data),
-            "bytes": len(data),
+            "member": members.add(
+                f"{name}/{architecture.name}/{source.path.stem}.so", library.data
+            ),
+            "bytes": len(library.data),
+            "code_bytes": library.code_bytes,
             "compiler": compiler_version(architecture),
             "flags": " ".join([*architecture.flags, *FLAGS]),
         }
@@ -279,15 +282,14 @@ def print_bundle(result: BundleResult, console: Console | None = None) -> None:
 
     console = console or Console()
     table = Table(box=None, pad_edge=False)
-    for name in ("policy", "file", "runtime"):
+    for name in ("policy", "file", "runtime", "bytes"):
         table.add_column(name)
-    table.add_column("bytes", justify="right")
-    table.add_column("C libraries")
     for policy in result.policies:
         for key, facts in policy["files"].items():
             libraries = facts.get("libraries", {})
             carried = ", ".join(f"{n} {x['bytes']:,}" for n, x in libraries.items())
-            table.add_row(policy["name"], key, facts["runtime"], f"{facts['bytes']:,}", carried)
+            size = carried if facts["runtime"] == "c" else f"{facts['bytes']:,}"
+            table.add_row(policy["name"], key, facts["runtime"], size or "no library")
     console.print(table)
     console.print(f"{result.path}: {result.bytes:,} bytes, SHA-256 {result.sha256}")
     console.print(f"On the device: python3 {result.path.name} selftest | bench | serve")

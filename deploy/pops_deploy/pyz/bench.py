@@ -121,7 +121,8 @@ def _load(bundle: Bundle, entry: Entry, check: dict[str, Any]) -> Loaded:
         "versions": policy.versions,
         "num_parameters": entry.policy["num_parameters"],
         "macs": entry.policy["macs"],
-        "file_bytes": entry.facts["bytes"],
+        # Of C what counts is its code and constants, not its source.
+        "file_bytes": policy.code_bytes or entry.facts["bytes"],
         "sha256": entry.facts["sha256"],
         "evaluation": entry.facts.get("evaluation"),
         "golden": check["golden"],

@@ -18,6 +18,8 @@ class DevicePolicy:
     """The runtime: "c", "onnx" or "litert"."""
     versions: dict[str, str]
     """Of the library that runs it, or how the C was compiled."""
+    code_bytes = 0
+    """Machine code and constants of a compiled policy; 0 where a library runs a file."""
     step: Callable[[Any], Any]
 
     def __init__(self, spec: dict[str, Any]) -> None:

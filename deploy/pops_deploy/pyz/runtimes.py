@@ -72,7 +72,9 @@ def load(bundle: Bundle, entry: Entry) -> DevicePolicy:
         library = libraries[library_for_this_device(libraries)]
         versions = {"compiler": str(library["compiler"]), "flags": str(library["flags"])}
         data = bundle.member(str(library["member"]))
-        return NativePolicy(spec, data, str(entry.policy["id"]), versions)
+        native = NativePolicy(spec, data, str(entry.policy["id"]), versions)
+        native.code_bytes = int(library["code_bytes"])
+        return native
     data = bundle.member(str(entry.facts["member"]))
     if entry.runtime == "onnx":
         from .onnx import OnnxPolicy

@@ -21,24 +21,36 @@ class Architecture:
     compiler: str
     package: str
     """The Debian package that holds the compiler."""
+    headers: str
+    """The Debian package that holds the C library's headers for it."""
     flags: tuple[str, ...]
 
 
 ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
-        Architecture("x86_64", "x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu", ("-march=x86-64",)),
-        Architecture("aarch64", "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", ()),
+        Architecture(
+            "x86_64",
+            "x86_64-linux-gnu-gcc",
+            "gcc-x86-64-linux-gnu",
+            "libc6-dev",
+            ("-march=x86-64",),
+        ),
+        Architecture(
+            "aarch64", "aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", ()
+        ),
         Architecture(
             "armv7",
             "arm-linux-gnueabihf-gcc",
             "gcc-arm-linux-gnueabihf",
+            "libc6-dev-armhf-cross",
             ("-march=armv7-a", "-mfpu=neon", "-mfloat-abi=hard", "-mthumb"),
         ),
         Architecture(
             "armv6",
             "arm-linux-gnueabihf-gcc",
             "gcc-arm-linux-gnueabihf",
+            "libc6-dev-armhf-cross",
             ("-march=armv6", "-mfpu=vfp", "-mfloat-abi=hard", "-marm"),
         ),
     )
@@ -101,7 +113,16 @@ def compiler_version(architecture: Architecture) -> str:
     return text.splitlines()[0]
 
 
-def compile_library(architecture: Architecture, source: Path, header: Path, prefix: str) -> bytes:
+@dataclass(frozen=True)
+class Library:
+    """A shared library for one architecture."""
+
+    data: bytes
+    code_bytes: int
+    """Of the policy alone: its machine code and constants."""
+
+
+def compile_library(architecture: Architecture, source: Path, header: Path, prefix: str) -> Library:
     """Compile one generated policy into a shared library that needs no other.
 
     Args:
@@ -111,7 +132,7 @@ def compile_library(architecture: Architecture, source: Path, header: Path, pref
         prefix: the prefix of its names, for example "policy".
 
     Returns:
-        The library's bytes; the same for the same sources and compiler.
+        The library; the same bytes for the same sources and compiler.
 
     Raises:
         PopsError: if the compiler is missing or refuses the source.
@@ -119,21 +140,36 @@ def compile_library(architecture: Architecture, source: Path, header: Path, pref
     compiler = find_compiler(architecture)
     with tempfile.TemporaryDirectory(prefix="pops-cross-") as folder:
         library = Path(folder) / "policy.so"
-        support = Path(folder) / "freestanding.o"
+        support, policy = Path(folder) / "freestanding.o", Path(folder) / "policy.o"
         common = [compiler, *architecture.flags, *FLAGS]
         _run(
             [*common, *FREESTANDING, "-c", str(_HERE / "freestanding.c"), "-o", str(support)],
             architecture,
         )
+        include = f"-I{header.parent}"
+        _run([*common, include, "-c", str(source), "-o", str(policy)], architecture)
         names = [
             f'-DPOLICY_HEADER="{header.name}"',
             f"-DPREFIX={prefix}",
             f"-DUPPER={prefix.upper()}",
-            f"-I{header.parent}",
+            include,
         ]
-        files = [str(_HERE / "shim.c"), str(source), str(support)]
+        files = [str(_HERE / "shim.c"), str(policy), str(support)]
         _run([*common, *names, *files, *LINK, "-o", str(library)], architecture)
-        return library.read_bytes()
+        return Library(library.read_bytes(), _code_bytes(compiler, policy))
+
+
+def _code_bytes(compiler: str, compiled: Path) -> int:
+    """Text and data of an object file, as the compiler's own `size` counts them."""
+    tool = compiler[: -len("gcc")] + "size"
+    try:
+        done = subprocess.run(
+            [tool, str(compiled)], capture_output=True, text=True, check=True, timeout=60
+        )
+        text, data = done.stdout.splitlines()[1].split()[:2]
+        return int(text) + int(data)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return compiled.stat().st_size
 
 
 def _run(command: list[str], architecture: Architecture) -> None:
@@ -152,6 +188,11 @@ def _run(command: list[str], architecture: Architecture) -> None:
             line for line in done.stderr.splitlines() if "error" in line or "undefined" in line
         ]
         reason = (lines or done.stderr.splitlines() or ["no message"])[0]
+        if ".h: No such file or directory" in done.stderr:
+            raise PopsError(
+                f"{architecture.compiler} has no C library headers for {architecture.name}. "
+                f"Install them with: apt install {architecture.headers}"
+            )
         raise PopsError(
             f"{architecture.compiler} does not compile the policy for {architecture.name}: "
             f"{reason}. Export it again, or leave {architecture.name} out with --architectures."

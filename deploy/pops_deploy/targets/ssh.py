@@ -127,14 +127,13 @@ def _prepare(session: Session, config: SshConfig) -> str:
     where = session.address
     if facts.get("python") == "none":
         raise PopsError(
-            f"{where} has no {config.python}. Install it there with: sudo apt install python3; or "
-            "name another with --python."
+            f"{where} has no {config.python}. Install it there with: sudo apt install python3"
         )
     version = tuple(int(n) for n in re.findall(r"\d+", facts.get("python", ""))[:2])
     if len(version) == 2 and version < OLDEST_PYTHON:
         raise PopsError(
             f"{config.python} on {where} is Python {version[0]}.{version[1]}, and 3.9 or newer is "
-            "needed. Raspberry Pi OS 11 and later have it; or name another with --python."
+            "needed. Raspberry Pi OS 11 and later have it; or put a newer one first on its PATH."
         )
     folder = facts.get("folder", "")
     if _FOLDER.fullmatch(folder) is None or "/../" in folder:
