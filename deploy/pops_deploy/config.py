@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from pops.errors import UsageError
 
@@ -24,9 +25,9 @@ class BenchConfig:
     Empty: all that are installed, tflite-micro and numpy aside; sb3 for teachers only."""
     file: str = "fp32,int8"
     """Which of an artifact's files to measure: fp32, int8 or both."""
-    json: Path | None = None
+    json: Optional[Path] = None
     """Write everything that was measured to this file."""
-    plot: Path | None = None
+    plot: Optional[Path] = None
     """Draw return against latency and against bytes into this file (.png, .svg or .pdf)."""
     budget: str = ""
     """Limits for the students, for example flash=32K,ram=4K,instructions=5000 (also stack, bytes
@@ -50,7 +51,7 @@ class BenchConfig:
     """Measure resident memory in a fresh process for each row."""
     accept_new_host_key: bool = False
     """ssh targets: trust a device that is not known yet."""
-    ssh_config: Path | None = None
+    ssh_config: Optional[Path] = None
     """ssh targets: an OpenSSH configuration file instead of your own."""
 
     def __post_init__(self) -> None:

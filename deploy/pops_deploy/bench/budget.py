@@ -34,9 +34,9 @@ class Miss:
 
     def __str__(self) -> str:
         """In words, with how much it is over."""
-        unit = {"latency": "ns", "instructions": "instructions"}.get(self.what, "bytes")
+        unit = {"latency": " ns", "instructions": ""}.get(self.what, " bytes")
         return (
-            f"{self.title} on {self.target} misses the budget: {self.what} {self.found:,.0f} "
+            f"{self.title} on {self.target} misses the budget: {self.what} {self.found:,.0f}"
             f"{unit}, {self.found - self.limit:,.0f} over {self.limit:,.0f}"
         )
 

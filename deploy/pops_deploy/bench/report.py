@@ -130,7 +130,7 @@ def _mcu_table(rows: Sequence[Row]) -> Table:
             f"{mcu.ram:,} B",
             f"{mcu.scratch:,} B",
             stacks,
-            f"{mcu.observations - mcu.mismatches}/{mcu.observations}",
+            f"{mcu.observations - mcu.mismatches}/{mcu.observations}" if mcu.observations else "-",
             figure(row.returns),
         )
     return table
