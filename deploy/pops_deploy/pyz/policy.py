@@ -53,6 +53,13 @@ class DevicePolicy:
         """The raw outputs for one observation; each value is a float32."""
         raise NotImplementedError
 
+    def self_test(self) -> None:
+        """Replay what the file itself carries to check it; most carry nothing.
+
+        Raises:
+            SelfTestFailed: if it does not come out.
+        """
+
     def inside_ns(self, observations: list[Any]) -> float | None:
         """Nanoseconds of the network alone where the runtime has its own loop; None: time `run`."""
         return None

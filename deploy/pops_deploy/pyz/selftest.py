@@ -9,7 +9,6 @@ from typing import Any
 
 from .contents import Bundle, GoldenArray
 from .failure import DeviceError, FileDamaged, RuntimeMissing
-from .native import NativePolicy
 from .policy import DevicePolicy
 from .runtimes import Entry, entries, load
 
@@ -142,8 +141,7 @@ def check_entry(bundle: Bundle, entry: Entry) -> dict[str, Any]:
     try:
         policy = load(bundle, entry)
         row["versions"] = policy.versions
-        if isinstance(policy, NativePolicy):
-            policy.self_test()
+        policy.self_test()
         comparison = compare(entry, policy, bundle.golden(entry.policy))
     except RuntimeMissing as error:
         return {**row, "status": "missing", "package": error.package, "message": str(error)}
