@@ -9,6 +9,7 @@ the size converges. Then search below that size, and let the gate judge.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from pops.stages import (
     shrink_stage,
     visit_stage,
 )
-from pops.students import Origin, TeacherSource, as_teacher, policy_hash
+from pops.students import Origin, TeacherSource, as_teacher, check_fit, policy_hash
 from pops.tracking import Tracker
 from pops.workers import Workers, available_cores
 
@@ -94,8 +95,11 @@ def compress(
     config = requested.resolved()
     source: EnvSource = EnvSpec(env) if isinstance(env, str) else env
     origin = as_teacher(teacher, source)
-    if isinstance(source, EnvSpec):
-        source = origin.spec.env or source  # a zoo's settings may have added a frame stack
+    known = origin.spec.env
+    if isinstance(source, EnvSpec) and known is not None and not source.frame_stack:
+        # A zoo's settings, or the teacher's own, may stack frames; all else is as it was asked for.
+        source = dataclasses.replace(source, frame_stack=known.frame_stack)
+    check_fit(origin.spec, source)
     if overwrite:
         _keep_teacher(origin.source, Path(out))
     fingerprint = _fingerprint(requested, source, origin)

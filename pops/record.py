@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,7 @@ def candidate_to(
         }
     facts = {
         **describe(candidate),
-        "loss": candidate.loss,
+        "loss": candidate.loss if math.isfinite(candidate.loss) else None,
         "rounds": candidate.rounds,
         "result": result_to(candidate.result),
         "entrants": [describe(c) for c in others],
@@ -65,6 +66,6 @@ def candidate_from(stage: StageResult, name: str) -> Candidate:
         policy.arch,
         policy.parameters,
         result_from(facts["result"]),
-        facts["loss"],
+        math.nan if facts["loss"] is None else facts["loss"],
         facts["rounds"],
     )

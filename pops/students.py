@@ -123,6 +123,23 @@ def spec_of(env: EnvSource, output: str = "logits") -> PolicySpec:
     raise EnvironmentFailure(f"Found observations {observed}; expected a Box or Discrete.")
 
 
+def check_fit(spec: PolicySpec, env: EnvSource) -> None:
+    """Refuse a policy whose observations or actions are not the environment's.
+
+    Raises:
+        EnvironmentFailure: with what each of them has.
+    """
+    wanted = spec_of(env)
+    mine = (spec.observation_shape, spec.one_hot, type(spec.actions), spec.n_outputs)
+    theirs = (wanted.observation_shape, wanted.one_hot, type(wanted.actions), wanted.n_outputs)
+    if mine != theirs:
+        raise EnvironmentFailure(
+            f"The teacher takes observations of shape {mine[0]} and puts out {mine[3]} values for "
+            f"{mine[2].__name__}; the environment has {theirs[0]} and {theirs[3]} for "
+            f"{theirs[2].__name__}. Check --env, --env-kwargs and --wrapper."
+        )
+
+
 class ModulePolicy:
     """Any torch module as a Policy; one observation at a time, so that batches do not matter."""
 

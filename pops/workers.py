@@ -7,6 +7,8 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
@@ -45,10 +47,18 @@ class SingleThread:
             self._torch.set_num_threads(self._threads)
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
     """Runs first in each worker process, which stays single-threaded for its whole life."""
     os.environ["OMP_NUM_THREADS"] = "1"
     SingleThread()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that it works for was killed; nobody else would tell it."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -96,7 +106,9 @@ class Workers:
         try:
             with _interrupts_held():
                 if self._executor is None:
-                    self._executor = ProcessPoolExecutor(self.count, initializer=_start_worker)
+                    self._executor = ProcessPoolExecutor(
+                        self.count, initializer=_start_worker, initargs=(os.getpid(),)
+                    )
                 futures = [self._executor.submit(function, *task) for task in tasks]
             return [future.result() for future in futures]
         except TerminatedWorkerError as error:

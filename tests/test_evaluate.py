@@ -1,5 +1,7 @@
 """Evaluation: an episode is its seed, whoever plays beside it."""
 
+import threading
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from core_cases import (
 
 from pops.arch import NetArch
 from pops.envs import make_env
-from pops.errors import EnvironmentFailure
+from pops.errors import EnvironmentFailure, PopsError
 from pops.evaluate import EvalResult, evaluate, join, play, play_random
 from pops.spec import ContinuousActions, DiscreteActions, EnvSpec, PolicySpec
 
@@ -172,3 +174,15 @@ def test_joining_keeps_the_order():
     whole = play(steer_teacher(), STEER, [1, 2, 9])
     assert join(parts).seeds == (1, 2, 9)
     assert join(parts).returns.tobytes() == whole.returns.tobytes()
+
+
+def test_what_cannot_reach_the_workers_is_explained():
+    lock = threading.Lock()
+
+    def make():
+        with lock:
+            return make_env(STEER)
+
+    assert evaluate(steer_teacher(), make, range(2)).seeds == (0, 1)
+    with pytest.raises(PopsError, match="picklable"):
+        evaluate(steer_teacher(), make, range(2), workers=2)

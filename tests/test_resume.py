@@ -149,6 +149,23 @@ def test_ctrl_c_says_how_to_resume(teacher, tmp_path):
     assert (status, stderr) == (0, "")
 
 
+def test_workers_do_not_outlive_the_one_they_work_for(teacher, tmp_path):
+    out = tmp_path / "run"
+    process = start(teacher, out, "--workers", "2")
+    wait_for(process, lambda: (out / "start/states").is_dir())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail("worker processes were still there after 30 s")
+
+
 LIMITED = """
 import resource, signal, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
