@@ -174,8 +174,8 @@ _PENDULUM_SAC = Preset(
 
 TABLE: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
     {
-        "CartPole-v0": {"dqn": _CARTPOLE_DQN, "ppo": _CARTPOLE_PPO, "a2c": _CARTPOLE_A2C},
-        "CartPole-v1": {"dqn": _CARTPOLE_DQN, "ppo": _CARTPOLE_PPO, "a2c": _CARTPOLE_A2C},
+        "CartPole-v0": {"ppo": _CARTPOLE_PPO, "a2c": _CARTPOLE_A2C, "dqn": _CARTPOLE_DQN},
+        "CartPole-v1": {"ppo": _CARTPOLE_PPO, "a2c": _CARTPOLE_A2C, "dqn": _CARTPOLE_DQN},
         "LunarLander-v3": {
             "ppo": _LUNAR_PPO,
             "a2c": _LUNAR_A2C,
