@@ -60,13 +60,22 @@ def test_discrete_policy_in_every_runtime(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_full_integer_files_are_fed_as_artifact_json_says(tmp_path: Path) -> None:
-    """The same core with float32 and with int8 ends gives the same outputs."""
+    """int8 ends: the observation becomes codes, and codes become outputs, outside of the file."""
     policy = small_policy()
-    ends = {io: exported(tmp_path / io, policy, "tflite", io) for io in ("float32", "int8")}
+    folder = exported(tmp_path, policy, "tflite", "int8")
+    facts = Artifact(folder).file("tflite", "int8").facts["io"]
+    assert facts["input_dtype"] == "int8"
     x = observations(300, seed=9)
+    prepared = open_runtime(folder, "litert", "int8").prepare(x[0])
+    assert prepared.dtype == np.int8
+    assert prepared.shape == (1, 4)
+    golden = Artifact(folder).golden()
     for name in ("litert", "tflite-micro"):
-        outputs = [open_runtime(ends[io], name, "int8").outputs(x) for io in ends]
-        actions = [open_runtime(ends[io], name, "int8").act(x) for io in ends]
-        assert np.abs(outputs[0] - outputs[1]).max() < 1e-6
-        assert np.array_equal(actions[0], actions[1])
-        assert (actions[0] != policy.act(x)).mean() < 0.05
+        runtime = open_runtime(folder, name, "int8")
+        actions = runtime.act(x)
+        assert np.array_equal(np.array([runtime.step(row) for row in x]), actions)
+        assert (actions != policy.act(x)).mean() < 0.05
+        outputs = runtime.outputs(golden["observations"])
+        step = facts["output_scale"]
+        assert np.abs(outputs - golden["tflite_int8.outputs"]).max() <= 2.01 * step
+        assert np.abs(outputs - outputs[0]).max() > 10 * step
