@@ -96,7 +96,8 @@ def _write_ladder(state: State) -> list[dict[str, Any]]:
     for candidate in sorted(rungs.values(), key=lambda c: (c.arch.num_parameters, c.name)):
         name = f"ladder/{_file_name(candidate)}.safetensors"
         save_policy(state.journal.root / name, candidate.policy(state.lesson))
-        stage = "iteration" if candidate.name.startswith("iteration") else "search"
+        iterated = candidate.name.startswith(("iteration", "teacher"))
+        stage = "iteration" if iterated else "search"
         if candidate.name.endswith("polish"):
             stage = "polish"
         entries.append({**describe(candidate), "stage": stage, "file": name})
