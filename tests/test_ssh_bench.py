@@ -294,6 +294,36 @@ def test_timeout_keeps_what_was_measured(sshd: Server, quick: SshConfig, bundle:
         ssh_bench(sshd.target, bundle, replace(quick, timeout=0.05))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Welcome to Raspberry Pi OS\n",
+        b"{",
+        b"{}",
+        b'{"format": "pops-device-bench-1"}',
+        b'{"format": "pops-device-bench-1", "rows": [1], "machine": {}, "harness": {}, '
+        b'"complete": true}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ],
+)
+def test_other_output_is_no_report(line: bytes) -> None:
+    assert read_report(line) is None
+
+
+def test_what_a_device_says_cannot_drive_the_terminal(
+    sshd: Server, quick: SshConfig, bundle: Path, tmp_path: Path
+) -> None:
+    python = stub(
+        tmp_path / "python3",
+        f"case $2 in bench) printf '\\033[2Jgone\\n' >&2; exit 1;; "
+        f'*) exec {sys.executable} "$@";; esac',
+    )
+    with pytest.raises(PopsError, match=r"Nothing was measured on .*\[2Jgone") as caught:
+        ssh_bench(sshd.target, bundle, replace(quick, python=python))
+    assert str(caught.value).isprintable()
+
+
 def test_no_ssh_client(
     sshd: Server, quick: SshConfig, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

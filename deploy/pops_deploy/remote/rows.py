@@ -62,12 +62,10 @@ def note_report(target: str, report: dict[str, Any], context: Context) -> None:
     context.facts.setdefault("devices", {})[target] = {
         key: report.get(key) for key in ("machine", "harness", "emulated")
     }
-    for row in report.get("missing", []):
-        context.note(f"{target}: {row['message']}")
-    for row in report.get("failed", []):
-        context.note(f"{target}: {row['message']}")
-    for remark in report.get("remarks", []):
-        context.note(f"{target}: {remark}")
+    rows = [*report.get("missing", []), *report.get("failed", [])]
+    for said in [*(row.get("message") for row in rows), *report.get("remarks", [])]:
+        # JSON's escapes may spell control characters, which a terminal would obey.
+        context.note(f"{target}: " + "".join(c for c in str(said) if c.isprintable()))
 
 
 def report_rows(

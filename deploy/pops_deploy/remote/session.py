@@ -172,7 +172,7 @@ class Session:
             deadline = time.monotonic() + CONNECT_SECONDS + 10
             while not socket.exists():
                 if self._master.poll() is not None or time.monotonic() > deadline:
-                    text = log.read_bytes().decode(errors="replace")
+                    text = readable(log.read_bytes())
                     raise PopsError(explain(self.address, text))
                 time.sleep(0.02)
         except BaseException:
@@ -229,8 +229,8 @@ class Session:
             stop(process)
         done = Done(
             process.returncode,
-            output[:MAX_OUTPUT_BYTES].decode(errors="replace"),
-            errors[:MAX_OUTPUT_BYTES].decode(errors="replace"),
+            readable(output[:MAX_OUTPUT_BYTES]),
+            readable(errors[:MAX_OUTPUT_BYTES]),
         )
         if done.status == CONNECTION_LOST:
             raise ConnectionLost(explain(self.address, done.errors))
@@ -271,12 +271,18 @@ class Session:
                 watchdog.cancel()
                 stop(process)
             errors.seek(0)
-            text = errors.read(1 << 20).decode(errors="replace")
+            text = readable(errors.read(1 << 20))
         if expired.is_set():
             text = f"it did not finish within {timeout:.0f} s"
         elif total > MAX_OUTPUT_BYTES:
             text = f"it put out more than {MAX_OUTPUT_BYTES >> 20} MiB"
         self.finished = Done(CONNECTION_LOST if expired.is_set() else status, "", text)
+
+
+def readable(data: bytes) -> str:
+    """What a device says as text, without the control characters that a terminal would obey."""
+    text = data.decode(errors="replace")
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

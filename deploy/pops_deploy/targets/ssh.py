@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pops.artifact import sha256_file
 from pops.errors import ArtifactError, PopsError
-from pops_deploy.remote.session import CONNECTION_LOST, Address, ConnectionLost, Done, Session
+from pops_deploy.remote.session import (
+    CONNECTION_LOST,
+    Address,
+    ConnectionLost,
+    Done,
+    Session,
+    readable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +123,7 @@ def ssh_bench(target: str, bundle: Path, config: SshConfig | None = None) -> dic
             with contextlib.suppress(PopsError):
                 session.run(f"rm -rf {shlex.quote(folder)}", timeout=30)
     report["target"] = f"{PREFIX}{address}"
+    report["bundle"] = {"sha256": sha256_file(bundle), "bytes": bundle.stat().st_size}
     return report
 
 
@@ -210,13 +218,16 @@ def read_report(line: bytes) -> dict[str, Any] | None:
     if not line.startswith(b"{"):
         return None
     try:
-        data = json.loads(line)
+        # As text without control characters: some of it is printed.
+        data = json.loads(readable(line))
     except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or data.get("format") != REPORT_FORMAT:
         return None
     shape = (("rows", list), ("machine", dict), ("harness", dict), ("complete", bool))
-    return data if all(isinstance(data.get(key), kind) for key, kind in shape) else None
+    if not all(isinstance(data.get(key), kind) for key, kind in shape):
+        return None
+    return data if all(isinstance(row, dict) for row in data["rows"]) else None
 
 
 def has_latency(report: dict[str, Any] | None) -> bool:
