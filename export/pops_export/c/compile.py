@@ -77,7 +77,6 @@ class CompiledPolicy:
         # One word more than asked for, so that writing past the end would be seen.
         self._scratch = np.zeros(scratch // 4 + 2, dtype=np.uint32)
         self._discrete = isinstance(spec.actions, DiscreteActions)
-        self._dtype: Any = np.uint8 if spec.observation_dtype == "uint8" else np.float32
 
     def outputs(self, observations: Array) -> FloatArray:
         """Observations (N, *observation_shape) to raw outputs (N, n_outputs) float32."""
@@ -126,7 +125,7 @@ class CompiledPolicy:
         return actions.reshape(len(x), *self.spec.actions.shape), statuses  # type: ignore[union-attr]
 
     def _input(self, observations: Array) -> Array:
-        x = channel_last(np.asarray(observations, dtype=self._dtype), self.spec)
+        x = channel_last(observations, self.spec)
         return x.reshape(len(x), self.observation_size)
 
     def _call(self, name: str, *arguments: Any) -> None:

@@ -10,6 +10,7 @@ from pops.errors import UsageError
 from pops.policy import NumpyPolicy
 from pops.spec import Array, ContinuousActions, DiscreteActions, FloatArray, PolicySpec
 from pops_export.c.decode import DecodePlan
+from pops_export.c.golden import takes_bytes
 from pops_export.c.int8 import shared_context
 from pops_export.c.options import COptions
 from pops_export.c.text import c_float, c_table, column
@@ -32,7 +33,7 @@ NOT_FINITE = (
 def float_context(policy: NumpyPolicy, options: COptions) -> dict[str, Any]:
     """Everything that the float32 template needs."""
     spec, p = policy.spec, options.prefix
-    bytes_in = spec.observation_dtype == "uint8"
+    bytes_in = takes_bytes(spec)
     pixels = _pixels(spec) if bytes_in and policy.arch.convs else None
     layers = _Layers(policy, options, pixels is not None)
     used = {layer.activation for layer in policy.arch.layers()} - {"identity"}
@@ -123,7 +124,7 @@ def _prepare(policy: NumpyPolicy, options: COptions) -> dict[str, Any]:
     normaliser = spec.normaliser
     clip = None if normaliser is None else normaliser.clip
     kept = clip is not None
-    if options.calibration_min is not None and spec.observation_dtype != "uint8":
+    if options.calibration_min is not None and not takes_bytes(spec):
         low = place(_features(options.calibration_min, spec, gather), "low")
         high = place(_features(options.calibration_max, spec, gather), "high")
         result.update(range_checked=True, low=low, high=high)

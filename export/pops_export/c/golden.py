@@ -41,7 +41,7 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
             f"each, found {n} with outputs {outputs.shape}."
         )
     actions = spec.decode(outputs).reshape(n, -1)
-    bytes_in = observations.dtype == np.uint8
+    bytes_in = takes_bytes(spec)
     flat = observations.reshape(-1)
     tables = c_table(
         f"{'uint8_t' if bytes_in else 'float'} {p}_golden_observations",
@@ -62,10 +62,14 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
     return GoldenTables(tables, n, near, near_action)
 
 
+def takes_bytes(spec: PolicySpec) -> bool:
+    """Whether the C takes uint8 observations: images do, all else is float32."""
+    return spec.observation_dtype == "uint8" and len(spec.input_shape) == 3
+
+
 def channel_last(observations: Array, spec: PolicySpec) -> Array:
-    """Observations as the C takes them: images channel-last, floats as float32."""
-    if observations.dtype != np.uint8:
-        observations = observations.astype(np.float32)
+    """Observations as the C takes them: images channel-last, uint8 or float32."""
+    x = np.asarray(observations, dtype=np.uint8 if takes_bytes(spec) else np.float32)
     if len(spec.observation_shape) == 3 and not spec.channels_last:
-        observations = np.moveaxis(observations, 1, -1)
-    return np.ascontiguousarray(observations)
+        x = np.moveaxis(x, 1, -1)
+    return np.ascontiguousarray(x)

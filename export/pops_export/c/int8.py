@@ -9,14 +9,18 @@ import numpy as np
 from pops.errors import UsageError
 from pops.spec import DiscreteActions, PolicySpec
 from pops_export.c.decode import DecodePlan, plan_decode
-from pops_export.c.golden import golden_tables
+from pops_export.c.golden import golden_tables, takes_bytes
 from pops_export.c.layers import padded, plan_layers
 from pops_export.c.options import COptions
 from pops_export.c.quantise import plan_quantise
 from pops_export.c.text import c_table
+from pops_export.c.tiny import plan_tiny
 from pops_export.int8 import reference
 from pops_export.int8.network import ConvLayer, IntArray, IntegerNetwork
 
+UNROLL_NONE = """#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 1
+#endif"""
 NOT_FINITE_INT8 = (
     "a feature that is NaN\n   counts as 0 after scaling, an infinite one as the largest or "
     "smallest that the network can see."
@@ -31,10 +35,12 @@ def int8_context(network: IntegerNetwork, spec: PolicySpec, options: COptions) -
     """Everything that the int8 templates need."""
     check_network(network, spec)
     p, P = options.prefix, options.prefix.upper()
-    bytes_in = spec.observation_dtype == "uint8"
+    bytes_in = takes_bytes(spec)
     table = byte_codes(network) if bytes_in else None
     in_place = table is not None and np.array_equal(table, np.arange(256))
     plan = plan_layers(network, options, image_in_place=in_place)
+    quantise = None if bytes_in else plan_quantise(network, options)
+    tiny = None if quantise is None else plan_tiny(network, quantise, options)
     out = plan_decode(network, spec, p)
     byte_table, byte_code = "", "observation[i]"
     if table is not None and not in_place:
@@ -57,7 +63,9 @@ def int8_context(network: IntegerNetwork, spec: PolicySpec, options: COptions) -
         "inputs": network.inputs,
         "padded_inputs": padded(network.inputs),
         "output_offset": plan.output_offset,
-        "plan": None if bytes_in else plan_quantise(network, options),
+        "plan": quantise,
+        "tiny": tiny,
+        "unroll_none": UNROLL_NONE,
         "weight_type": "int16_t" if options.layout == "speed" else "int8_t",
         "second": 2 if options.layout == "speed" else 1,
         "third": 1 if options.layout == "speed" else 2,
@@ -93,7 +101,7 @@ def shared_context(
         "one_hot": spec.one_hot,
         "golden": golden,
         "golden_vectors": golden.vectors if golden else 0,
-        "observation_type": "uint8_t" if spec.observation_dtype == "uint8" else "float",
+        "observation_type": "uint8_t" if takes_bytes(spec) else "float",
         "action_type": "int32_t" if discrete else "float",
         "action_comment": f", {start} .. {start + spec.n_outputs - 1}"
         if discrete

@@ -43,6 +43,9 @@ class QuantisePlan:
     scale: str
     powers: tuple[int, ...]
     range_checked: bool
+    lows: tuple[int, ...]
+    """Smallest codes seen in calibration, without zero point; empty if not known."""
+    highs: tuple[int, ...]
     low: str
     high: str
     minimum: str
@@ -100,11 +103,13 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
     ]
     guarded = _guard(tables=columns[:2], p=options.prefix.upper())
     low = high = ""
+    seen: list[tuple[int, ...]] = []
     if options.calibration_min is not None and options.calibration_max is not None:
         free = [s for s in stages if s.kind not in ("minimum", "maximum")]
         for values, name in ((options.calibration_min, "low"), (options.calibration_max, "high")):
             picked = _pick(network, np.asarray(values, dtype=np.float32))
             codes = np.clip(_round(network, free, picked), 1 - FAR, FAR - 1)
+            seen.append(tuple(int(v) for v in codes))
             table, value = column([int(v) for v in codes], "int16_t", f"{p}_{name}", str)
             tables.append(table)
             low, high = (value, high) if name == "low" else (low, value)
@@ -130,6 +135,8 @@ def plan_quantise(network: IntegerNetwork, options: COptions) -> QuantisePlan:
         scale=columns[1][1],
         powers=tuple(int(v) for v in powers),
         range_checked=bool(low),
+        lows=seen[0] if seen else (),
+        highs=seen[1] if seen else (),
         low=low,
         high=high,
         minimum=columns[2][1],
