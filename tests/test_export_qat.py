@@ -30,13 +30,13 @@ def rounded(policy: NumpyPolicy, states) -> np.ndarray:
         return module(x).numpy()
 
 
-def fragile_policy() -> tuple[NumpyPolicy, np.ndarray]:
+def fragile_policy(constant: float) -> tuple[NumpyPolicy, np.ndarray]:
     """Two hidden units are a hundred times larger than what decides, so int8 loses most of it."""
     rng = np.random.default_rng(0)
     spec = PolicySpec((4,), DiscreteActions(2), "q_values", env=CARTPOLE)
     rule = np.array([0.0, 0.3, 1.0, 1.0], np.float32)
     first = np.stack([rule, -rule, np.full(4, 0.01), np.full(4, 0.01)]).astype(np.float32)
-    bias = np.array([0, 0, 45.0, 45.0], np.float32)
+    bias = np.array([0, 0, constant, constant], np.float32)
     last = np.array([[-1, 1, 0.3, -0.3], [1, -1, -0.3, 0.3]], np.float32)
     policy = NumpyPolicy(
         spec, NetArch((4,), 2, (4,), ("relu",)), [(first, bias), (last, np.zeros(2, np.float32))]
@@ -45,7 +45,7 @@ def fragile_policy() -> tuple[NumpyPolicy, np.ndarray]:
 
 
 def test_distillation_makes_a_fragile_policy_survive_rounding():
-    policy, states = fragile_policy()
+    policy, states = fragile_policy(45.0)
     expected = policy.act(states)
     before = (rounded(policy, states).argmax(1) != expected).mean()
     better = distil(policy, states, updates=1500, learning_rate=1e-3, seed=0)
@@ -55,7 +55,7 @@ def test_distillation_makes_a_fragile_policy_survive_rounding():
 
 
 def test_the_same_seed_gives_the_same_weights():
-    policy, states = fragile_policy()
+    policy, states = fragile_policy(45.0)
     first, second = (distil(policy, states, 100, 1e-3, seed=4) for _ in range(2))
     for (w1, b1), (w2, b2) in zip(first.parameters, second.parameters):
         assert np.array_equal(w1, w2)
@@ -75,7 +75,7 @@ def test_without_updates_to_speak_of_the_policy_stays_itself(case):
 
 @pytest.mark.slow
 def test_a_run_whose_int8_fails_is_mended_and_marked(tmp_path):
-    policy, _ = fragile_policy()
+    policy, _ = fragile_policy(30.0)
     run = make_run(tmp_path / "run", policy, teacher=cartpole_policy())
     config = ExportConfig(run, format="tflite", recipe="static_wi8_ai8", episodes=10)
     raw = export(dataclasses.replace(config, qat=False, out=tmp_path / "raw"))
