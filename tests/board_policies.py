@@ -21,17 +21,30 @@ from pops_export.int8.network import DenseLayer, FloatStage, IntegerNetwork, Req
 Array = np.ndarray[Any, Any]
 
 
-def cartpole_policy(hidden: int = 8) -> tuple[NumpyPolicy, Array]:
-    """4-8-2, 58 parameters: push right if 0.3 x' + theta + theta' > 0; and states it meets."""
-    spec = PolicySpec((4,), DiscreteActions(2), "logits", env=EnvSpec("CartPole-v1"))
+RULE = np.array([0.0, 0.3, 1.0, 1.0])
+"""Push right if 0.3 x' + theta + theta' > 0: holds the pole for 500 steps."""
+
+
+def cartpole_policy() -> tuple[NumpyPolicy, Array]:
+    """4-8-2, 58 parameters, that follows RULE; and states it meets."""
     rng = np.random.default_rng(0)
-    rule = np.array([0.0, 0.3, 1.0, 1.0])
-    signs = np.where(np.arange(hidden) % 2 == 0, 1.0, -1.0)
-    first = signs[:, None] * rule * rng.uniform(0.5, 1.0, (hidden, 1))
-    second = np.stack([-signs, signs]) / hidden
-    parameters = [(first, np.zeros(hidden)), (second, np.zeros(2))]
-    arch = NetArch((4,), 2, (hidden,), ("relu",))
-    states = rng.normal(size=(2000, 4)) * [0.5, 0.5, 0.05, 0.5]
+    signs = np.where(np.arange(8) % 2 == 0, 1.0, -1.0)
+    first = signs[:, None] * RULE * rng.uniform(0.5, 1.0, (8, 1))
+    second = np.stack([-signs, signs]) / 8
+    return _cartpole([(first, np.zeros(8)), (second, np.zeros(2))], rng)
+
+
+def cartpole_student() -> tuple[NumpyPolicy, Array]:
+    """4-1-2, the layers of the student that `pops compress` finds for CartPole; follows RULE."""
+    first, second = RULE[None, :], np.array([[-1.0], [1.0]])
+    parameters = [(first, np.ones(1)), (second, np.array([1.0, -1.0]))]
+    return _cartpole(parameters, np.random.default_rng(0))
+
+
+def _cartpole(parameters: list[Any], rng: Any) -> tuple[NumpyPolicy, Array]:
+    spec = PolicySpec((4,), DiscreteActions(2), "logits", env=EnvSpec("CartPole-v1"))
+    arch = NetArch((4,), 2, (len(parameters[0][1]),), ("relu",))
+    states = rng.normal(size=(2000, 4)) * [0.5, 0.3, 0.05, 0.3]
     return _policy(spec, arch, parameters), states.astype(np.float32)
 
 
@@ -100,7 +113,7 @@ def generated(
     policy: NumpyPolicy,
     states: Array,
     folder: Path,
-    golden: int = 4,
+    golden: int = 8,
     policy_id: str = "ab" * 32,
     prefix: str = "policy",
 ) -> PolicySource:

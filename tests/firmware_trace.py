@@ -39,7 +39,17 @@ def trace(board: Board, elf: Path, instructions: int) -> list[int]:
     """Program counters of the first `instructions` after reset."""
     arguments = [part.format(elf=elf) for part in board.qemu]
     command = ["qemu-system-arm", *arguments, "-display", "none", "-monitor", "none"]
-    command += ["-serial", "null", "-singlestep", "-d", "exec,nochain", "-D", "/dev/stdout"]
+    command += [
+        "-icount",
+        "shift=0,sleep=off",
+        "-serial",
+        "null",
+        "-singlestep",
+        "-d",
+        "exec,nochain",
+        "-D",
+        "/dev/stdout",
+    ]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -67,15 +77,15 @@ def calls(counters: list[int], symbols: Symbols, name: str) -> list[int]:
     """Instructions of each complete call of a function, what it calls included, interrupts not."""
     entry = symbols.range(name)[0]
     handlers = [(start, end) for start, end, found in symbols.ranges if found.endswith("_handler")]
+    # What an interrupt ran is left out first: it may even stand between a call and its function.
+    thread = [pc for pc in counters if not any(start <= pc < end for start, end in handlers)]
     counts = []
-    for at, counter in enumerate(counters):
+    for at, counter in enumerate(thread):
         if counter != entry:
             continue
-        caller = counters[at - 1]  # the bl, which has four bytes
+        caller = thread[at - 1]  # the bl, which has four bytes
         try:
-            inside = counters[at : counters.index(caller + 4, at)]
+            counts.append(thread.index(caller + 4, at) - at)
         except ValueError:
             break
-        interrupted = sum(any(a <= pc < b for a, b in handlers) for pc in inside)
-        counts.append(len(inside) - interrupted)
     return counts

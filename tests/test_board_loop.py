@@ -101,15 +101,15 @@ def test_cartpole_in_the_loop(
     port: str, cartpole: tuple[PolicySource, HostPolicy], tmp_path: Path
 ) -> None:
     source, host = cartpole
-    # Each board plays half of the 20 episodes; a lost frame is asked for again.
-    seeds = range(10) if port == EMULATED[0] else range(10, 20)
+    # 20 episodes on both boards together; the line of the first is the quicker one.
+    seeds = range(14) if port == EMULATED[0] else range(14, 20)
     expected = play("CartPole-v1", host, seeds)
     with BoardPolicy.from_source(source, port, work=tmp_path) as board:
         assert play("CartPole-v1", board, seeds) == expected
         assert board.hello.policy_id == source.policy_id
         status = board.client.status()
     assert status.steps >= len(expected[0])
-    assert len(expected[0]) == 5000  # this policy holds the pole
+    assert len(expected[0]) == 500 * len(seeds)  # this policy holds the pole
     assert (status.damaged, status.refused) == (0, 0)
 
 

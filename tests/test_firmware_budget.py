@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from board_policies import cartpole_policy, generated, lunarlander_policy
+from board_policies import cartpole_policy, cartpole_student, generated, lunarlander_policy
 from firmware_trace import Symbols, calls, trace, until
 
 from pops_deploy.board.boards import BOARDS
@@ -70,18 +70,25 @@ def test_the_painted_stack_agrees_with_the_bound(name: str, images: dict[str, Im
 
 
 @pytest.mark.parametrize(
-    ("name", "step"), [("microbit", 1500), ("netduinoplus2", 300), ("mps2-an500", 300)]
+    ("name", "step", "wider"),
+    [("microbit", 1500, 1500), ("netduinoplus2", 300, 400), ("mps2-an500", 300, 400)],
 )
 def test_instructions_of_the_start_and_of_a_control_step(
-    name: str, step: int, images: dict[str, Image]
+    name: str, step: int, wider: int, images: dict[str, Image], tmp_path: Path
 ) -> None:
-    image = images[name]
-    counters = trace(image.board, image.elf, 120_000)
-    symbols = Symbols.read(image.elf)
-    assert until(counters, symbols, "control_step") < 20_000
+    student = generated(*cartpole_student(), tmp_path / "policy")
+    small = build(student, BOARDS[name], tmp_path)
+    counters = trace(small.board, small.elf, 120_000)
+    symbols = Symbols.read(small.elf)
+    assert until(counters, symbols, "control_step") < 20_000  # the self-test is in it
     steps = calls(counters, symbols, "control_step")
     assert len(steps) >= 3
     assert max(steps) < step
+    # 58 parameters, where the student has 9
+    image = images[name]
+    steps = calls(trace(image.board, image.elf, 120_000), Symbols.read(image.elf), "control_step")
+    assert len(steps) >= 3
+    assert max(steps) < wider
 
 
 @pytest.mark.slow
@@ -91,7 +98,7 @@ def test_the_pole_is_held_from_20_starting_states(name: str, images: dict[str, I
     line = ProcessTransport(emulator_command(image.board, image.elf, sleep=False))
     text, give_up = "", time.monotonic() + 100
     try:
-        while "episode 20 held" not in text and time.monotonic() < give_up:
+        while "episode 20 held for 500 steps" not in text and time.monotonic() < give_up:
             text += line.read(1.0).decode()
             assert " fell after " not in text
     finally:

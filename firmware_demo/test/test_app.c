@@ -79,8 +79,8 @@ static void open_session(uint32_t timeout_ms)
     expect(LINK_OPEN, 0, payload, 0);
 }
 
-static const float upright[4] = {0.0f, 1.0f, 0.1f, 0.1f};
-static const float damaged[4] = {0.0f, NAN, 0.1f, 0.1f};
+static const float upright[4] = {0.0f, 0.1f, 0.05f, 0.1f};
+static const float damaged[4] = {0.0f, NAN, 0.05f, 0.1f};
 
 static void test_crc_is_that_of_zlib(void)
 {

@@ -30,9 +30,9 @@ void reset_handler(void)
     for (uint32_t *to = bss_start; at(to) < at(bss_end); to++) {
         *to = 0;
     }
-    const uint32_t *const here = __builtin_frame_address(0);
     /* 16 words of this function's own are spared. */
-    for (uint32_t *to = stack_bottom; at(to) + 64u < at(here); to++) {
+    const uintptr_t end = (uintptr_t)__builtin_frame_address(0) - 64u;
+    for (uint32_t *to = stack_bottom; at(to) < end; to++) {
         *to = PAINT;
     }
     (void)main();
