@@ -254,7 +254,8 @@ def test_lost_connection_keeps_what_was_measured(
     # The script ends the sshd that serves it, two generations up, while the bench runs.
     python = stub(
         tmp_path / "python3",
-        f'case $2 in bench) (sleep 3; kill -9 $(ps -o ppid= -p $PPID)) & {sys.executable} "$@";; '
+        'case $2 in bench) (sleep 3; kill -9 $(sed -n "s/^PPid:[^0-9]*//p" /proc/$PPID/status)) & '
+        f'{sys.executable} "$@";; '
         f'*) exec {sys.executable} "$@";; esac',
     )
     with running_sshd(tmp_path / "sshd") as server:
