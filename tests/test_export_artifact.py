@@ -10,13 +10,13 @@ import sys
 import numpy as np
 import pytest
 from export_cases import CARTPOLE_EPISODES as EPISODES
-from export_cases import cartpole_run
+from export_cases import cartpole_policy, cartpole_run, make_run
 from rich.console import Console
 
 from pops.artifact import read_json, sha256_file
 from pops.errors import ArtifactError
-from pops_export.config import VerifyConfig
-from pops_export.export import ExportResult
+from pops_export.config import ExportConfig, VerifyConfig
+from pops_export.export import ExportResult, export
 from pops_export.tables import print_result
 from pops_export.verify import read_artifact, verify
 
@@ -223,3 +223,23 @@ def test_a_damaged_artifact_json_is_refused(copy, change, message):
 def test_a_folder_without_artifact_json_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="no artifact"):
         verify(VerifyConfig(tmp_path))
+
+
+def test_arduino_libraries_and_the_full_integer_file(tmp_path):
+    run = make_run(tmp_path / "run", cartpole_policy())
+    result = export(
+        ExportConfig(run, format="tflite,arduino", io="int8", c_prefix="pole", episodes=2)
+    )
+    files = result.artifact["files"]
+    assert result.exit_code == 0
+    assert files["arduino_int8"]["path"] == "arduino/pole/src/pole.c"
+    assert files["arduino_f32"]["path"] == "arduino/pole_f32/src/pole_f32.c"
+    assert (run / "artifact" / "arduino" / "pole" / "library.properties").is_file()
+    assert files["arduino_int8"]["verified"]["oracle_mismatches"] == 0
+    io = files["tflite_int8"]["io"]
+    assert io["input_dtype"] == "int8"
+    assert io["input_scale"] > 0
+    assert io["input_stage"]["scale"] is not None
+    assert files["tflite_int8"]["evaluation"]["mean"] == 500.0
+    assert "takes and gives int8" in (run / "artifact" / "README.md").read_text()
+    assert verify(VerifyConfig(run / "artifact", episodes=0)).exit_code == 0

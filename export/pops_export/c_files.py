@@ -91,12 +91,13 @@ def _options(
 def _write(
     assembly: Assembly, key: str, kind: str, texts: Mapping[str, str], prefix: str, recipe: str
 ) -> None:
-    folder = assembly.folder / kind
+    # An Arduino library is a folder of its own: int8 and float32 are two.
+    within = kind if kind == "c" else f"{kind}/{prefix}"
     for name, text in texts.items():
-        write_bytes(folder / name, text.encode())
-    paths = {Path(name).name: f"{kind}/{name}" for name in texts}
+        write_bytes(assembly.folder / within / name, text.encode())
+    paths = {Path(name).name: f"{within}/{name}" for name in texts}
     source, header = paths[_source_name(paths, prefix)], paths[f"{prefix}.h"]
-    text = texts[header.split("/", 1)[1]]
+    text = texts[header[len(within) + 1 :]]
     assembly.add(
         key,
         source,
