@@ -31,7 +31,8 @@ NAME = "c"
 FORMAT = "c"
 FLAGS = ("-O3", "-std=gnu99", "-ffp-contract=off", "-fPIC")
 STATUSES = ("ok", "out_of_range", "not_finite", "bad_argument", "self_test_failed")
-PHASE_CALLS = 200_000
+PHASE_RUNS = 51
+PHASE_NS = 500_000.0
 
 
 class CompiledPolicy(Runtime):
@@ -45,7 +46,6 @@ class CompiledPolicy(Runtime):
         self.prefix = str(source.facts["prefix"])
         self.source, self.header = source.path, header
         self.sha256 = source.sha256
-        self.macs = artifact.arch.macs
         self.discrete = isinstance(self.spec.actions, DiscreteActions)
         io = dict(source.facts.get("io") or {})
         self.input_dtype: type = np.uint8 if io.get("input_dtype") == "uint8" else np.float32
@@ -127,8 +127,13 @@ class ExtensionPolicy(CompiledPolicy):
     def phases(self, observations: list[Any]) -> Phases | None:
         """Measured by loops in C, since Python's clock is slower than the policy."""
         observations = [self.prepare(observation) for observation in observations]
-        rounds = max(1, PHASE_CALLS // len(observations) // max(1, self.macs // 1000))
-        return Phases(*self._module.phases(observations, rounds))
+        chosen = observations[:1]
+        once = sum(self._module.phases(chosen, 3))
+        # Short runs and their median: another process costs a run, not the result.
+        chosen = observations[: max(1, min(len(observations), int(PHASE_NS / max(once, 1.0))))]
+        rounds = max(1, int(PHASE_NS / max(once, 1.0)) // len(chosen))
+        runs = [self._module.phases(chosen, rounds) for _ in range(PHASE_RUNS)]
+        return Phases(*(float(np.median(part)) for part in zip(*runs)))
 
     def statuses(self) -> dict[str, int]:
         """How many calls so far came back with each status."""
