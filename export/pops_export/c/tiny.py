@@ -87,7 +87,9 @@ def plan_tiny(
             return None
         words += _hidden_words(layer.weight, form, shifted=centred and index == 0)
         hidden.append(_hidden(layer.weight.shape, form.shift))
-    output = _output(layers[-1], shifted=centred and len(layers) == 1)
+    last = layers[-1]
+    assert isinstance(last, DenseLayer)
+    output = _output(last, shifted=centred and len(layers) == 1)
     if output is None:
         return None
     words += output[0]
@@ -208,23 +210,28 @@ def _groups(plan: QuantisePlan, inputs: int) -> tuple[Group, ...]:
         n = min(4, inputs - first)
         last = f"-s{n - 1}" if n > 1 else ""
         lines = [f"vldmia %[x]!, {{s0{last}}}"]
-        # NaN and infinity times zero is NaN.
-        lines.append(f"{'vfma' if first else 'vmul'}.f32 %[n], s0, %[zero]")
-        lines += [f"vfma.f32 %[n], s{i}, %[zero]" for i in range(1, n)]
+        # NaN and infinity stay what they are; all else becomes next to nothing.
+        lines.append(f"{'vfma' if first else 'vmul'}.f32 %[n], s0, %[tiny]")
+        lines += [f"vfma.f32 %[n], s{i}, %[tiny]" for i in range(1, n)]
         if plan.reciprocal:
             lines += [f"vdiv.f32 s{i}, s{i}, %[divisor]" for i in range(n)]
         # One bit of fraction is kept for rounding; conversions saturate at 16 bits.
         powers = plan.powers[first : first + n]
         lines += [f"vcvt.s16.f32 s{i}, s{i}, #{power + 1}" for i, power in enumerate(powers)]
         pairs = tuple(first // 2 + k for k in range((n + 1) // 2))
+        limits = REGISTERS[: 2 * len(pairs)] if plan.range_checked else ()
+        if limits:
+            lines.append(f"ldmia %[t]!, {{{', '.join(limits)}}}")
         for k, pair in enumerate(pairs):
-            lines += _pair_lines(plan, pair, 2 * k, 2 * k + 1 < n)
-        clobbers = ", ".join(f'"s{i}"' for i in range(n))
+            lines += _pair_lines(plan, pair, 2 * k, 2 * k + 1 < n, limits[2 * k : 2 * k + 2])
+        clobbers = _clobbers((*(f"s{i}" for i in range(n)), *limits))
         groups.append(Group(tuple(lines), n, clobbers, pairs))
     return tuple(groups)
 
 
-def _pair_lines(plan: QuantisePlan, pair: int, single: int, full: bool) -> list[str]:
+def _pair_lines(
+    plan: QuantisePlan, pair: int, single: int, full: bool, limits: Sequence[str]
+) -> list[str]:
     """Two converted values to one register of codes, checked against the calibrated range."""
     v = f"%[x{pair}]"
     if full:
@@ -233,12 +240,13 @@ def _pair_lines(plan: QuantisePlan, pair: int, single: int, full: bool) -> list[
         lines = [f"vmov {v}, s{single}", f"uxth {v}, {v}"]
     # Half away from zero: one more where not negative, then half of it.
     lines += [f"bic %[a], %[ones], {v}, lsr #15", f"shadd16 {v}, {v}, %[a]"]
-    if plan.range_checked:
-        lines += ["ldrd %[a], %[b], [%[t]], #8", f"ssub16 %[a], {v}, %[a]"]
+    if limits:
+        low, width = limits
+        lines.append(f"ssub16 {low}, {v}, {low}")
         if pair == 0:
-            lines.append("uqsub16 %[o], %[a], %[b]")
+            lines.append(f"uqsub16 %[o], {low}, {width}")
         else:
-            lines += ["uqsub16 %[a], %[a], %[b]", "orr %[o], %[o], %[a]"]
+            lines += [f"uqsub16 {low}, {low}, {width}", f"orr %[o], %[o], {low}"]
     if plan.zero_point == 0:
         return [*lines, f"ssat16 {v}, #8, {v}"]
     return [*lines, f"qadd16 {v}, {v}, %[offset]", f"usat16 {v}, #8, {v}"]
