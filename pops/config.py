@@ -98,7 +98,7 @@ class PolishConfig:
     """Larger students are not polished."""
     generations: int = 24
     """Generations of CMA-ES for one candidate at most."""
-    steps: int = 400_000
+    steps: int = 300_000
     """Environment steps for one candidate, after which no generation begins."""
     episodes: int = 16
     """Screening episodes for one member of the population."""
