@@ -166,10 +166,10 @@ def test_a_teacher_file_without_an_environment(tmp_path):
         load_source(ExportConfig(tmp_path / "teacher.safetensors"))
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
-def test_environment_arguments_that_are_no_object(tmp_path, text):
+@pytest.mark.parametrize("text", ["{", "=1"])
+def test_environment_arguments_that_are_no_pairs(tmp_path, text):
     save_policy(tmp_path / "teacher.safetensors", cartpole_policy())
-    config = ExportConfig(tmp_path / "teacher.safetensors", env="CartPole-v1", env_kwargs=text)
+    config = ExportConfig(tmp_path / "teacher.safetensors", env="CartPole-v1", env_kwargs=(text,))
     with pytest.raises(UsageError, match="--env-kwargs"):
         load_source(config)
 

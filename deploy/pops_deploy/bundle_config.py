@@ -14,7 +14,7 @@ ARCHITECTURE_NAMES = ("x86_64", "aarch64", "armv7", "armv6")
 class BundleConfig:
     """Make one file, policy.pyz, that checks, measures and runs a policy on another machine."""
 
-    artifacts: tuple[Path, ...] = ()
+    artifacts: tuple[Path, ...]
     """Folders that `pops export` wrote; name the teacher's as well to measure it side by side."""
     out: Path = Path("policy.pyz")
     """The file to write."""

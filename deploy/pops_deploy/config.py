@@ -15,7 +15,7 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 class BenchConfig:
     """Measure policies on targets: latency and memory beside the return."""
 
-    paths: tuple[Path, ...] = ()
+    paths: tuple[Path, ...]
     """Runs (teacher and student) and artifacts to measure side by side."""
     target: str = "host"
     """Where to measure, comma-separated: host, aarch64, cortex-m0, cortex-m3, cortex-m4,

@@ -52,8 +52,8 @@ class ExportConfig:
     """Seed of the random proof inputs and of the quantisation-aware distillation."""
     env: str | None = None
     """Environment of a teacher file; a run knows its own."""
-    env_kwargs: str = "{}"
-    """Keyword arguments of that environment, as JSON."""
+    env_kwargs: tuple[str, ...] = ()
+    """Keyword arguments of that environment, as key=value."""
     vecnormalize: Path | None = None
     """VecNormalize statistics of a teacher file."""
 

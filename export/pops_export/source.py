@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,18 +111,9 @@ def _from_teacher(config: ExportConfig) -> Source:
 def _given_env(config: ExportConfig) -> EnvSpec | None:
     if config.env is None:
         return None
-    try:
-        kwargs = json.loads(config.env_kwargs)
-    except ValueError as error:
-        raise UsageError(
-            f"--env-kwargs is not JSON ({error}), expected for example '{{\"continuous\": true}}'."
-        ) from error
-    if not isinstance(kwargs, dict):
-        raise UsageError(
-            f"--env-kwargs is {config.env_kwargs!r}, expected a JSON object, for example "
-            "'{\"continuous\": true}'."
-        )
-    return EnvSpec(config.env, kwargs)
+    from pops.train.config import parse_env_kwargs
+
+    return EnvSpec(config.env, parse_env_kwargs(config.env_kwargs))
 
 
 def visited_states(policy: NumpyPolicy, env: EnvSpec, count: int) -> Array:

@@ -112,7 +112,10 @@ def eval(
     seeds = range(seed, seed + episodes)
     if (path / "artifact.json").is_file():
         policy, env, parameters = _open_artifact(path, runtime or "c", file, where)
-        result = evaluate(policy, env, seeds, 1, side_by_side=1)
+        try:
+            result = evaluate(policy, env, seeds, 1, side_by_side=1)
+        finally:
+            getattr(policy, "close", lambda: None)()
     else:
         if runtime is not None:
             raise UsageError(f"{path} is no artifact, so --runtime has nothing to run; export it.")
@@ -340,14 +343,11 @@ def verify(config: Annotated[VerifyConfig, Here, tyro.conf.PositionalRequiredArg
     return result.exit_code
 
 
-def bench(
-    paths: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[BenchConfig, Here]
-) -> int:
+def bench(config: Annotated[BenchConfig, Here, tyro.conf.PositionalRequiredArgs]) -> int:
     """Measure latency and memory of teacher and student, side by side.
 
     Args:
-        paths: runs, artifacts or teacher files.
-        config: targets, runtimes, budgets.
+        config: runs or artifacts, targets, runtimes, budgets.
     """
     from rich.console import Console
 
@@ -355,7 +355,6 @@ def bench(
     from pops_deploy.bench import bench as run
     from pops_deploy.bench.report import print_bench
 
-    config = dataclasses.replace(config, paths=paths)
     result = run(config, suppliers=SUPPLIERS, export=_export_missing, evaluate=_evaluate)
     print_bench(result, Console())
     return result.exit_code
@@ -371,7 +370,7 @@ def _export_missing(run: Path, role: str) -> Path | None:
     source = run if role == "student" else run / "teacher.safetensors"
     if not source.exists():
         return None
-    write(ExportConfig(source, out=folder, force=True, episodes=20))
+    write(ExportConfig(source, out=folder, force=True))
     return folder
 
 
@@ -385,18 +384,15 @@ def _evaluate(policy: Policy, episodes: int) -> dict[str, Any]:
     return result.to_json(None)
 
 
-def deploy_bundle(
-    artifacts: tyro.conf.Positional[tuple[Path, ...]], config: Annotated[BundleConfig, Here]
-) -> int:
+def deploy_bundle(config: Annotated[BundleConfig, Here, tyro.conf.PositionalRequiredArgs]) -> int:
     """Pack artifacts into policy.pyz, one file that runs on a Raspberry Pi.
 
     Args:
-        artifacts: folders that `pops export` wrote.
-        config: what goes in.
+        config: which artifacts, and what goes in.
     """
     from pops_deploy.bundle import bundle, print_bundle
 
-    print_bundle(bundle(dataclasses.replace(config, artifacts=artifacts)))
+    print_bundle(bundle(config))
     return 0
 
 
@@ -410,7 +406,8 @@ def deploy_firmware(
     """
     from pops_deploy.firmware import firmware, print_firmware
 
-    print_firmware(firmware(config))
+    result = firmware(config, show=print)
+    print_firmware(dataclasses.replace(result, telemetry=()))  # shown as it came
     return 0
 
 

@@ -25,8 +25,6 @@ from pops.errors import PopsError
 from pops_deploy.remote.session import stop
 
 SUITE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"
-"""Debian's own; another one is named by POPS_DEBIAN_MIRROR. Its index is checked by signature."""
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 DOWNLOAD_SECONDS = 600
 PLATFORMS = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux_2_34")
@@ -158,12 +156,35 @@ def _fetch_packages(machine: Machine, folder: Path) -> list[str]:
         return [archive.name for archive in archives]
 
 
+def _mirror_of_this_machine() -> str:
+    """Where this machine's own apt finds Debian's `SUITE`.
+
+    Raises:
+        PopsError: if its sources name no such mirror.
+    """
+    listing = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(CODENAME) $(ORIGIN) $(SITE)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    for line in listing.splitlines():
+        codename, _, rest = line.partition(" ")
+        origin, _, site = rest.partition(" ")
+        if codename == SUITE and origin == "Debian":
+            return site
+    raise PopsError(
+        f"apt-get on this machine knows no mirror of Debian {SUITE}, from which the emulated "
+        "machine gets its Python. Run apt-get update, or name a mirror in POPS_DEBIAN_MIRROR."
+    )
+
+
 def _private_apt(machine: Machine, folder: Path) -> Path:
     """An apt configuration that reads and writes nothing of the system's but its proxies."""
     for name in ("lists/partial", "cache/archives/partial", "etc"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
-    mirror = os.environ.get("POPS_DEBIAN_MIRROR", MIRROR)
+    mirror = os.environ.get("POPS_DEBIAN_MIRROR") or _mirror_of_this_machine()
     (folder / "sources.list").write_text(
         f"deb [arch={machine.debian} signed-by={KEYRING}] {mirror} {SUITE} main\n"
     )
