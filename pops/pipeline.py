@@ -22,6 +22,7 @@ from pops.finish import write_run
 from pops.gate import Verdict
 from pops.journal import Journal
 from pops.policy import NumpyPolicy
+from pops.search_stage import search_stage
 from pops.select import choose, pass_gate
 from pops.spec import EnvSpec
 from pops.stages import (
@@ -29,7 +30,6 @@ from pops.stages import (
     distil_stage,
     measure_teacher,
     prune_stage,
-    search_stage,
     shrink_stage,
     visit_stage,
 )

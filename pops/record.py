@@ -69,3 +69,9 @@ def candidate_from(stage: StageResult, name: str) -> Candidate:
         math.nan if facts["loss"] is None else facts["loss"],
         facts["rounds"],
     )
+
+
+def scalars(candidate: Candidate) -> dict[str, Any]:
+    """What is recorded of a candidate as metrics."""
+    facts = describe(candidate)
+    return {key: facts[key] for key in ("name", "num_parameters", "mean", "std", "episodes")}

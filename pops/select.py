@@ -6,7 +6,6 @@ Nothing here sees a gate seed before the gate does. Every look is recorded.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +17,15 @@ from pops.polish import polish
 from pops.record import candidate_from, candidate_to, result_from, result_to
 from pops.search import without_inputs
 from pops.seeds import gate_start, screening_seeds
-from pops.stages import VALIDATION_BLOCK, VALIDATION_EPISODES, State
+from pops.stages import State
+from pops.validate import (
+    VALIDATION_EPISODES,
+    is_validated,
+    predicted_slack,
+    validated,
+    validation_seeds,
+    would_pass,
+)
 
 GENERATION_BLOCK = 20
 INPUTS_BLOCK = 50
@@ -35,43 +42,6 @@ class Selection:
     looks: list[dict[str, Any]] = field(default_factory=list)
     teacher: EvalResult | None = None
     student: EvalResult | None = None
-
-
-def validation_seeds(state: State) -> range:
-    """The screening seeds on which students are validated."""
-    return screening_seeds(state.config.seed, VALIDATION_EPISODES, VALIDATION_BLOCK)
-
-
-def validated(state: State, candidate: Candidate) -> Candidate:
-    """The candidate with its validation episodes."""
-    if candidate.result is not None and candidate.result.seeds == tuple(validation_seeds(state)):
-        return candidate
-    policy = candidate.policy(state.lesson)
-    result = evaluate(policy, state.env, validation_seeds(state), state.workers)
-    return dataclasses.replace(candidate, result=result)
-
-
-def predicted_slack(state: State, candidate: Candidate, alpha: float) -> float:
-    """By how much the gate's bound would clear -margin, in units of return, with 80 % power.
-
-    The gate's bound of mean(student - teacher) scatters round mean - z·deviation/√episodes.
-    A student that only just clears it on screening seeds, of which it was the luckiest,
-    fails every other gate; one that clears it by another 0.84 standard errors passes four
-    gates in five (the power of a one-sided test, Chow et al. 2017, chapter 3).
-    """
-    from scipy.stats import norm
-
-    assert candidate.result is not None
-    allowed = margin(state.teacher_result, state.random_result, state.config.max_drop)
-    differences = candidate.result.returns - state.teacher_result.returns
-    error = float(differences.std(ddof=1)) / math.sqrt(state.config.episodes)
-    quantiles = float(norm.ppf(1 - alpha) + norm.ppf(0.8))
-    return float(differences.mean()) - quantiles * error + allowed
-
-
-def would_pass(state: State, candidate: Candidate, alpha: float | None = None) -> bool:
-    """Whether a validated candidate would most likely pass the gate."""
-    return predicted_slack(state, candidate, alpha or state.config.gate.alpha) >= 0
 
 
 def choose(state: State, candidates: list[Candidate]) -> Selection:
@@ -98,17 +68,13 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
             larger = [chosen] if smaller is not chosen else []
             return Selection(smaller, [*larger, *ordered[index + 1 :]])
     best = max(
-        (c for c in ordered if _is_validated(c)),
+        (c for c in ordered if is_validated(c)),
         key=lambda c: predicted_slack(state, c, state.config.gate.alpha),
         default=None,
     )
     if best is None:
         best = validated(state, max(ordered, key=lambda c: c.mean))
     return Selection(best, [], passed_screening=False)
-
-
-def _is_validated(candidate: Candidate) -> bool:
-    return candidate.result is not None and len(candidate.result.seeds) == VALIDATION_EPISODES
 
 
 def _try(
@@ -199,7 +165,7 @@ def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
             f"returns {found.mean:.2f}"
         )
         state.ladder.append(found)
-        if not _is_validated(found) or not would_pass(state, found):
+        if not is_validated(found) or not would_pass(state, found):
             break
         best = found
     return best

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pops.arch import NetArch
-from pops.candidate import Candidate, can_inherit, describe, inherit, teach
+from pops.candidate import Candidate, can_inherit, inherit, teach
 from pops.config import CompressConfig
 from pops.distill import Lesson, calibrate_temperature, folded_copy, training_device
 from pops.envs import EnvSource
@@ -19,18 +19,16 @@ from pops.journal import Journal, StageResult
 from pops.network import Scaling
 from pops.policy import NumpyPolicy, Parameters
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
-from pops.record import candidate_from, candidate_to, result_from, result_to
+from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
 from pops.rollout import ReplayBuffer, Sampler, collect, label, play_sampling
-from pops.search import search
 from pops.seeds import random_seeds, screening_seeds, training_block
 from pops.shrink import shrink
 from pops.students import Origin
 from pops.tracking import Tracker
+from pops.validate import VALIDATION_BLOCK, VALIDATION_EPISODES
 from pops.workers import Workers
 
-VALIDATION_BLOCK = 1
 DISTIL_BLOCK = 2
-VALIDATION_EPISODES = 200
 DISTIL_EPISODES = 48
 RANDOM_EPISODES = 100
 VISITED_STATES = 6000
@@ -55,6 +53,7 @@ class State:
     arch: NetArch = field(init=False)
     """The latest student that met the objective."""
     parameters: Parameters = field(init=False)
+    first_parameters: Parameters = field(init=False)
     iterations: list[dict[str, Any]] = field(default_factory=list)
     ladder: list[Candidate] = field(default_factory=list)
     """Every size that was tried, with its screening return."""
@@ -173,6 +172,7 @@ def visit_stage(state: State) -> None:
         state.parameters = folded_copy(state.origin.policy, temperature)
     else:
         _first_student(state)
+    state.first_parameters = state.parameters
 
 
 def _first_student(state: State) -> None:
@@ -328,7 +328,7 @@ def distil_stage(state: State, iteration: int, pruned: NumpyPolicy, smaller: Net
         seconds=round(entry["seconds"] + result.facts["seconds"], 3),
     )
     state.ladder.append(winner)
-    state.tracker.record("candidate", **_scalars(winner), kept=True)
+    state.tracker.record("candidate", **scalars(winner), kept=True)
     state.tracker.say(
         f"iteration {iteration}: {smaller} distilled ({result.facts['name']} weights) returns "
         f"{winner.mean:.2f} on {len(winner.result.seeds)} screening episodes"
@@ -337,57 +337,3 @@ def distil_stage(state: State, iteration: int, pruned: NumpyPolicy, smaller: Net
         return False
     state.arch, state.parameters = smaller, winner.parameters
     return True
-
-
-def search_stage(state: State) -> list[Candidate]:
-    """Students to choose from: those of the iterations and those found below convergence."""
-    if not state.config.search.enabled or state.within_budget():
-        return list(state.ladder)
-    state.tracker.begin("search")
-
-    def make() -> StageResult:
-        rungs = search(
-            state.arch,
-            state.parameters,
-            state.buffer,
-            state.lesson,
-            state.guard,
-            state.config.search,
-            state.workers,
-        )
-        last: dict[str, Candidate] = {}
-        for rung in rungs:
-            last.update({candidate.name: candidate for candidate in rung})
-        kept = sorted(last.values(), key=lambda c: c.arch.num_parameters)
-        policies = {f"{i:02d}": c.policy(state.lesson) for i, c in enumerate(kept)}
-        facts = [
-            {**describe(c), "loss": c.loss, "rounds": c.rounds, "result": result_to(c.result)}
-            for c in kept
-        ]
-        return StageResult({"candidates": facts, "rungs": len(rungs)}, policies)
-
-    result = state.journal.stage("search/candidates", make)
-    found = [
-        Candidate(
-            facts["name"],
-            result.policies[f"{i:02d}"].arch,
-            result.policies[f"{i:02d}"].parameters,
-            result_from(facts["result"]),
-            facts["loss"],
-            facts["rounds"],
-        )
-        for i, facts in enumerate(result.facts["candidates"])
-    ]
-    for candidate in found:
-        state.tracker.record("candidate", **_scalars(candidate), kept=True)
-        state.tracker.say(
-            f"search: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
-            f"{candidate.mean:.2f}"
-        )
-    state.ladder.extend(found)
-    return list(state.ladder)
-
-
-def _scalars(candidate: Candidate) -> dict[str, Any]:
-    facts = describe(candidate)
-    return {key: facts[key] for key in ("name", "num_parameters", "mean", "std", "episodes")}
