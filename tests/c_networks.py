@@ -1,4 +1,4 @@
-"""Integer networks for tests of the generated C: random ones, and real ones through the converter."""
+"""Integer networks for tests of the generated C: random, and through the converter."""
 
 from __future__ import annotations
 
