@@ -19,7 +19,7 @@ from pops.spec import Array, FloatArray
 from pops.workers import Workers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A student somewhere on its way."""
 

@@ -5,7 +5,6 @@ Nothing here sees a gate seed before the gate does. Every look is recorded.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,63 +44,87 @@ class Selection:
 
 
 def choose(state: State, candidates: list[Candidate]) -> Selection:
-    """The smallest student that passes validation, polished where that helps.
+    """The smallest student that the gate would most likely pass, polished where that helps.
 
-    Candidates are tried from the smallest up. One that does not pass but
-    returns more than the lower bound is polished by return, a few of them at
-    most. The one that passes then tries to do without some inputs.
+    Candidates are validated from the smallest up until one would pass. Those
+    below it that came nearest are then polished by return, a few at most; the
+    smallest that would pass at last tries to do without some inputs.
     """
     ordered = sorted(candidates, key=lambda c: (c.arch.num_parameters, -c.mean))
     if not ordered:
         ordered = [Candidate("teacher's copy", state.arch, state.parameters)]
         ordered = [validated(state, ordered[0])]
-    attempts = 0
+    chosen: Candidate | None = None
+    short: list[Candidate] = []
     for index, candidate in enumerate(ordered):
         if candidate.mean < state.guard.lower_bound:
             continue
-        tries = attempts < state.config.polish.attempts
-        chosen, polished = _try(state, candidate, f"select/{index:02d}", tries, index)
-        attempts += polished
-        ordered[index] = chosen
-        if would_pass(state, chosen):
-            smaller = _fewer_inputs(state, chosen)
-            larger = [chosen] if smaller is not chosen else []
-            return Selection(smaller, [*larger, *ordered[index + 1 :]])
-    best = max(
-        (c for c in ordered if is_validated(c)),
-        key=lambda c: predicted_slack(state, c, state.config.gate.alpha),
-        default=None,
-    )
-    if best is None:
-        best = validated(state, max(ordered, key=lambda c: c.mean))
-    return Selection(best, [], passed_screening=False)
+        ordered[index] = _validate(state, candidate, f"select/{index:02d}")
+        if would_pass(state, ordered[index]):
+            chosen = ordered[index]
+            break
+        short.append(ordered[index])
+    larger = [] if chosen is None else ordered[ordered.index(chosen) :]
+    for attempt in range(state.config.polish.attempts):
+        polished = _polish_nearest(state, short, chosen, attempt)
+        if polished is None:
+            break
+        if would_pass(state, polished):
+            chosen, larger = polished, [polished, *larger]
+    if chosen is None:
+        return Selection(_nearest(state, ordered), [], passed_screening=False)
+    return Selection(_fewer_inputs(state, chosen), larger)
 
 
-def _try(
-    state: State, candidate: Candidate, stage: str, may_polish: bool, key: int
-) -> tuple[Candidate, bool]:
-    """Validate a candidate, and polish it if it needs that and may be."""
+def _slack(state: State, candidate: Candidate) -> float:
+    return predicted_slack(state, candidate, state.config.gate.alpha)
+
+
+def _nearest(state: State, ordered: list[Candidate]) -> Candidate:
+    """What comes nearest to passing where nothing would."""
+    known = [c for c in ordered if is_validated(c)]
+    if not known:
+        known = [validated(state, max(ordered, key=lambda c: c.mean))]
+    return max(known, key=lambda c: _slack(state, c))
+
+
+def _validate(state: State, candidate: Candidate, stage: str) -> Candidate:
+    def make() -> StageResult:
+        return candidate_to(validated(state, candidate), state.lesson)
+
+    checked = candidate_from(state.journal.stage(stage, make), "candidate")
+    _tell(state, checked, "validate")
+    return checked
+
+
+def _polish_nearest(
+    state: State, short: list[Candidate], chosen: Candidate | None, attempt: int
+) -> Candidate | None:
+    """Polish what came nearest to passing among those smaller than `chosen`; None if none is."""
     config = state.config.polish
-    fits = config.enabled and candidate.arch.num_parameters <= config.max_params
+    limit = chosen.arch.num_parameters if chosen is not None else config.max_params + 1
+    fitting = [c for c in short if c.arch.num_parameters < min(limit, config.max_params + 1)]
+    if not config.enabled or not fitting:
+        return None
+    candidate = max(fitting, key=lambda c: _slack(state, c))
+    short.remove(candidate)
 
     def make() -> StageResult:
-        current = validated(state, candidate)
-        polished = False
-        if fits and may_polish and not would_pass(state, current):
-            polished = True
-            current = _polish(state, current, key)
-        result = candidate_to(current, state.lesson)
-        return dataclasses.replace(result, facts={**result.facts, "polished": polished})
+        return candidate_to(_polish(state, candidate, attempt), state.lesson)
 
-    result = state.journal.stage(stage, make)
-    chosen = candidate_from(result, "candidate")
+    result = state.journal.stage(f"select/polish-{attempt + 1}", make)
+    polished = candidate_from(result, "candidate")
+    _tell(state, polished, "polish")
+    return polished
+
+
+def _tell(state: State, candidate: Candidate, what: str) -> None:
     state.tracker.say(
-        f"validate: {chosen.arch}, {chosen.arch.num_parameters:,} parameters, returns "
-        f"{chosen.mean:.2f} on {VALIDATION_EPISODES} screening episodes"
-        + (" after polish" if result.facts["polished"] else "")
+        f"{what}: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
+        f"{candidate.mean:.2f} on {VALIDATION_EPISODES} screening episodes"
+        + ("" if would_pass(state, candidate) else "; the gate would want more")
     )
-    _replace_in_ladder(state, chosen)
-    return chosen, bool(result.facts["polished"])
+    _replace_in_ladder(state, candidate)
 
 
 def _polish(state: State, candidate: Candidate, key: int) -> Candidate:
@@ -240,8 +263,7 @@ def _next_larger(state: State, selection: Selection, alpha: float) -> Candidate 
             continue
         if candidate.mean < state.guard.lower_bound:
             continue
-        stage = f"select/larger-{len(selection.larger)}"
-        chosen, _ = _try(state, candidate, stage, True, 10 + len(selection.larger) % 10)
+        chosen = _validate(state, candidate, f"select/larger-{len(selection.larger)}")
         if would_pass(state, chosen, alpha):
             return chosen
     return None
