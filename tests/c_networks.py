@@ -26,9 +26,7 @@ from pops_export.int8.network import (
 )
 
 
-def requantiser(
-    rng: np.random.Generator, spread: float, channels: int, relu: bool
-) -> Requantiser:
+def requantiser(rng: np.random.Generator, spread: float, channels: int, relu: bool) -> Requantiser:
     """Multipliers that spread sums over about all codes, another for each channel."""
     reals = rng.uniform(60, 160, channels) / max(spread, 1.0)
     pairs = [quantise_multiplier(float(real)) for real in reals]
@@ -132,14 +130,18 @@ def spec_of(
 def options_of(
     network: IntegerNetwork, observations: Array, layout: str = "size", **more: object
 ) -> COptions:
-    """Options with golden vectors and, for floats, a calibrated range of ±3."""
+    """Options with golden vectors and, for floats, a calibrated range of ±3 for three features.
+
+    With more features, ranges differ between them.
+    """
     flat = int(np.prod(network.input_shape))
+    ends = tuple(3.0 + (i % 5) * (flat > 3) for i in range(flat))
     image = observations.dtype == np.uint8
     return COptions(
         layout=layout,  # type: ignore[arg-type]
         golden=Golden(observations[:4], reference.outputs(network, observations[:4])),
-        calibration_min=None if image else (-3.0,) * flat,
-        calibration_max=None if image else (3.0,) * flat,
+        calibration_min=None if image else tuple(-e for e in ends),
+        calibration_max=None if image else ends,
         **more,  # type: ignore[arg-type]
     )
 
