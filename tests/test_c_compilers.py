@@ -118,6 +118,22 @@ def test_no_warnings_for_arm(core: str, tmp_path: Path) -> None:
             quiet([*command, *ARM[core], "-c", "policy.c", "-o", "policy.o"], folder)
 
 
+@pytest.mark.parametrize("core", ["cortex-m0", "cortex-m4"])
+def test_no_warnings_from_clang_for_arm(core: str, tmp_path: Path) -> None:
+    write({"string.h": STRING}, tmp_path / "include")
+    target = ["--target=arm-none-eabi", *ARM[core], "-mthumb", "-ffreestanding", "-std=c99"]
+    for name in FEW[:-1]:  # not the float file, which wants math.h
+        write(policies()[name], tmp_path / name)
+        command = ["clang", *target, *WARNINGS, "-O2", "-I../include", "-c", "policy.c"]
+        quiet([*command, "-o", "policy.o"], tmp_path / name)
+
+
+STRING = """
+#include <stddef.h>
+void *memcpy(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+"""
+
 MAIN = """
 #include <stdio.h>
 #include <stdlib.h>
