@@ -22,7 +22,7 @@ EFFORT_SCALE: dict[str, float] = {"quick": 0.4, "standard": 1.0, "thorough": 3.0
 class DistillConfig:
     """Policy distillation: the student learns the teacher's labels on visited states."""
 
-    rounds: int = 6
+    rounds: int = 4
     """Rounds of collecting states and fitting them."""
     states: int = 3200
     """States collected in each round."""
@@ -48,7 +48,7 @@ class DistillConfig:
 class PruneConfig:
     """Iterative policy pruning (IPP): gradual magnitude pruning guarded by return."""
 
-    updates: int = 2400
+    updates: int = 1600
     """Gradient updates of one pruning stage."""
     frequency: int = 20
     """Updates between two steps of the cubic sparsity schedule."""
@@ -74,11 +74,11 @@ class SearchConfig:
 
     enabled: bool = True
     """Search below the size at which pruning and shrinking converged."""
-    candidates: int = 10
+    candidates: int = 8
     """Architectures that start."""
     rungs: int = 3
     """Rungs of synchronous halving; the budget doubles from one to the next."""
-    rounds: int = 3
+    rounds: int = 2
     """Rounds of distillation on the first rung."""
     episodes: int = 24
     """Screening episodes on the first rung."""
