@@ -159,6 +159,19 @@ def test_stack_frames_are_read_from_the_code() -> None:
     assert deepest(functions, "main") == (60, ("main", "other"))
 
 
+def test_a_store_that_moves_the_stack_pointer_is_a_push() -> None:
+    """As libgcc has it on cores with Thumb-2; a store below or above sp without `!` is none."""
+    listing = """
+00000000 <divide>:
+   0:\tf84d ed08 \tstr.w\tlr, [sp, #-8]!
+   4:\te96d ce04 \tstrd\tip, lr, [sp, #-16]!
+   8:\t9001      \tstr\tr0, [sp, #4]
+   a:\tf84d 0c04 \tstr.w\tr0, [sp, #-4]
+   e:\tf85d eb08 \tldr.w\tlr, [sp], #8
+"""
+    assert parse(listing)["divide"].frame == 24
+
+
 def test_a_stack_without_a_bound_is_refused() -> None:
     again = {"main": Function(8, {"a"}), "a": Function(8, {"main"})}
     with pytest.raises(PopsError, match="main calls a calls main"):

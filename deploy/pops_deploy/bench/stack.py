@@ -11,11 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pops_deploy.board.stack import FUNCTION, parse
+from pops_deploy.board.stack import parse
 
 _NODE = re.compile(r'node: \{ title: "([^"]+)" label: "([^"]*)"')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"')
-_STORE = re.compile(r"\sstrd?(?:\.w)?\s.*\[sp, #-(\d+)\]!")
 _FRAME = re.compile(r"(\d+) bytes \((static|dynamic|dynamic,bounded|bounded)\)")
 
 
@@ -70,8 +69,6 @@ def worst_stack(
     """
     graph = read_callgraph(callgraph)
     functions = parse(disassembly)
-    for name, pushed in _stored_before(disassembly).items():
-        functions[name].frame += pushed
     for name, other in _aliases(symbols, functions).items():
         functions.setdefault(name, functions[other])
     for name, function in functions.items():
@@ -81,19 +78,6 @@ def worst_stack(
     worst = [graph.worst(root) for root in roots if root in graph.frames]
     bounded = [value for value in worst if value is not None]
     return max(bounded) if bounded and len(bounded) == len(worst) else None
-
-
-def _stored_before(disassembly: str) -> dict[str, int]:
-    """Bytes that functions push with `str lr, [sp, #-8]!`, as hand-written library code does."""
-    found: dict[str, int] = {}
-    name = ""
-    for line in disassembly.splitlines():
-        header = FUNCTION.match(line)
-        name = header.group(2) if header else name
-        stored = _STORE.search(line)
-        if stored:
-            found[name] = found.get(name, 0) + int(stored.group(1))
-    return found
 
 
 def _aliases(symbols: str, known: Mapping[str, object]) -> dict[str, str]:

@@ -24,6 +24,8 @@ INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\s+(?:[0-9a-f]{4} ?)+\s+(\S+)\s*(.*)$")
 BY_REGISTER = re.compile(r"(?:(?:add|mov) sp, (?:sp, )?r\d|blx (?:r\d|ip))")
 """Moves the stack pointer by an amount that is not in the instruction, or calls by pointer."""
 TARGET = re.compile(r"<([^+>]+)>")
+STORED = re.compile(r"\[sp, #-(\d+)\]!")
+"""The address of a store that moves the stack pointer down first."""
 
 
 @dataclass
@@ -101,6 +103,9 @@ def _read(function: Function, name: str, mnemonic: str, operands: str) -> None:
         function.frame += 4 * _registers(operands)
     elif base == "vpush":
         function.frame += (8 if "d" in operands else 4) * _registers(operands)
+    elif base in ("str", "strd") and STORED.search(operands):
+        # Hand-written library code (libgcc on Cortex-M3) pushes lr like this.
+        function.frame += sum(map(int, STORED.findall(operands)))
     elif base in ("sub", "subw") and operands.startswith("sp"):
         amount = re.search(r"#(\d+)", operands)
         function.frame += int(amount.group(1)) if amount else 0
