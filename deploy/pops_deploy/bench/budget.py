@@ -92,7 +92,7 @@ def _figure(row: Row, what: str) -> float | None:
     if what == "latency":
         return None if row.latency is None or row.emulated else row.latency.median
     if what == "bytes":
-        return None if row.latency is None else float(row.bytes)
+        return float(row.bytes) if row.latency is not None and row.bytes else None
     if row.mcu is None:
         return None
     if what == "stack":

@@ -81,7 +81,7 @@ def _time_cells(row: Row, wide: bool, batches: bool) -> dict[str, str]:
         if parts is None
         else "+".join(map(micro, (parts.before, parts.inside, parts.after))),
         "obs/s": "" if row.throughput is None else f"{row.throughput:,.0f}",
-        "file": size(row.bytes),
+        "file": size(row.bytes) if row.bytes else "",
         "RSS gained": "" if memory is None else size(memory.gained),
         "peak": "" if memory is None else size(memory.peak),
         "return [95 %]": figure(row.returns),

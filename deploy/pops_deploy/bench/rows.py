@@ -117,7 +117,7 @@ class Row:
     runtime: str
     file: str
     bytes: int
-    """Of the policy's file; for C of its compiled code and constants."""
+    """Of the policy's file; for C of its compiled code and constants; 0 where nobody can tell."""
     sha256: str
     latency: Latency | None = None
     parts: Parts | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ TOOLS = {
 """Programs and the Debian packages that bring them."""
 PERIOD_US = 20_000
 API = ("act", "infer", "self_test", "id")
+USED = re.compile(r"^ *(FLASH|RAM): +(\d+) (B|KB|MB|GB) ", re.MULTILINE)
+"""Lines of the linker's --print-memory-usage."""
+UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 SIZES = ("OBSERVATION_SIZE", "OUTPUT_SIZE", "ACTION_SIZE", "SCRATCH_BYTES", "SCRATCH_ALIGN")
 
 
@@ -50,6 +54,26 @@ class Image:
     """Bytes, the reserved stack included."""
     stack: int
     """Bytes reserved for the stack."""
+
+
+class DoesNotFit(PopsError):
+    """A firmware is too large for its board.
+
+    Args:
+        board: the board.
+        flash: bytes of flash that the firmware takes.
+        ram: bytes of RAM, the reserved stack included.
+    """
+
+    def __init__(self, board: Board, flash: int, ram: int) -> None:
+        self.flash, self.ram = flash, ram
+        over = {"flash": flash - board.flash, "RAM": ram - board.ram}
+        self.over = ", ".join(f"{n:,} B of {what} too much" for what, n in over.items() if n > 0)
+        """By how much, in words."""
+        super().__init__(
+            f"The firmware does not fit {board.title}: {self.over}. Compress further, or choose a "
+            "larger board."
+        )
 
 
 def firmware_source() -> Path:
@@ -107,6 +131,7 @@ def build(
         period_us: period of the control loop.
 
     Raises:
+        DoesNotFit: if the linker finds the board too small.
         PopsError: if a tool is missing, or the compiler refuses; its last lines are quoted.
     """
     host = board.name == "host"
@@ -127,7 +152,7 @@ def build(
     if not host:
         flags["CMAKE_TOOLCHAIN_FILE"] = str(source / "cmake" / "arm-none-eabi.cmake")
     _run(["cmake", "-S", str(source), "-B", str(out), *(f"-D{k}={v}" for k, v in flags.items())])
-    _run(["cmake", "--build", str(out)])
+    _run(["cmake", "--build", str(out)], board)
     if host:
         return Image(board, out / f"pops-{board.name}", 0, 0, 0)
     elf = out / f"pops-{board.name}.elf"
@@ -192,12 +217,15 @@ def _output(command: Sequence[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str], board: Board | None = None) -> None:
     # Flags of the surrounding shell are for another machine than the board.
     environment = {k: v for k, v in os.environ.items() if k not in ("CFLAGS", "LDFLAGS", "CC")}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment, check=False
     )
     if done.returncode != 0:
+        used = {name: int(n) * UNITS[unit] for name, n, unit in USED.findall(done.stdout)}
+        if board is not None and len(used) == 2 and "overflowed by" in done.stderr:
+            raise DoesNotFit(board, used["FLASH"], used["RAM"])
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise PopsError(f"The firmware could not be built ({command[0]}):\n{said}")

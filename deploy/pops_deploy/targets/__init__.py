@@ -1,8 +1,8 @@
 """Targets: where policies are measured. Adding one is one file in this package.
 
-A target's module states `PREFIX` (names that begin with it are its own) and `measure(target,
-subjects, config, suppliers) -> Iterator[Row]`, which yields rows as soon as they are known, so
-that an interrupted bench keeps them.
+A target's module states `PREFIX` (names that begin with it, or with one of them, are its own) and
+`measure(target, subjects, config, context) -> Iterator[Row]`, which yields rows as soon as they
+are known, so that an interrupted bench keeps them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ def find_target(name: str) -> ModuleType:
     Raises:
         UsageError: if there is none.
     """
-    prefixes = []
+    prefixes: list[str] = []
     for module in pkgutil.iter_modules(__path__):
         if module.ispkg:
             continue
         imported = import_module(f"{__name__}.{module.name}")
-        prefix = getattr(imported, "PREFIX", None)
-        if prefix is None:
-            continue
-        if name.startswith(prefix):
+        prefix: str | tuple[str, ...] = getattr(imported, "PREFIX", ())
+        own = (prefix,) if isinstance(prefix, str) else prefix
+        if name.startswith(own):
             return imported
-        prefixes.append(prefix)
+        prefixes.extend(own)
     raise UsageError(
         f"Target {name!r} is unknown, expected one that begins with: {', '.join(sorted(prefixes))}."
     )
