@@ -237,9 +237,6 @@ def _scaled(config: CompressConfig, scale: float) -> CompressConfig:
         prune=dataclasses.replace(
             config.prune,
             updates=times(config.prune.updates, 50),
-            guard_every=max(
-                5, min(config.prune.guard_every, times(config.prune.updates, 50) // 10)
-            ),
             states=times(config.prune.states, 64),
         ),
         polish=dataclasses.replace(config.polish, generations=times(config.polish.generations, 2)),

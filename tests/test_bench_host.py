@@ -214,7 +214,7 @@ def test_paths_that_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run nor an artifact"):
         bench(BenchConfig((tmp_path,)))
     with pytest.raises(UsageError, match="name at least one"):
-        bench(BenchConfig())
+        bench(BenchConfig(()))
 
 
 def test_a_run_that_was_never_exported(run: Path) -> None:
@@ -224,4 +224,4 @@ def test_a_run_that_was_never_exported(run: Path) -> None:
 
 def test_plot_needs_a_known_format() -> None:
     with pytest.raises(UsageError, match=r"\.png, \.svg, \.pdf"):
-        BenchConfig(plot=Path("a.gif"))
+        BenchConfig((), plot=Path("a.gif"))

@@ -147,7 +147,7 @@ def test_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_usage() -> None:
     with pytest.raises(UsageError, match="Nothing to bundle"):
-        bundle(BundleConfig())
+        bundle(BundleConfig(()))
     with pytest.raises(UsageError, match=r"'riscv' is unknown, expected .*armv6"):
         BundleConfig((Path("a"),), architectures="riscv")
 

@@ -75,7 +75,7 @@ def test_the_reason_is_in_words_and_figures():
     teacher = result([10.0, 20.0, 30.0])
     passed, failed = judge(teacher, teacher, 1.0), judge(result([0.0, 0, 0]), teacher, 1.0)
     assert "On 3 paired episodes the student returned 20.00, the teacher 20.00" in passed.reason
-    assert "at least the -1.00" in passed.reason
+    assert "within the -1.00" in passed.reason
     assert "below the -1.00" in failed.reason
     assert passed.to_json()["passed"] is True
 

@@ -63,6 +63,9 @@ def _guarded(command: str, arguments: list[str]) -> int:
         print(f"pops {command}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second press must not lose the message
         print(
             f"\npops {command}: interrupted.{_how_to_resume(command, arguments)}", file=sys.stderr
         )
