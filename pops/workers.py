@@ -49,6 +49,8 @@ class SingleThread:
 
 def _start_worker(parent: int) -> None:
     """Runs first in each worker process, which stays single-threaded for its whole life."""
+    # The executor may also start a process later, from a thread that does not hold Ctrl-C back.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
     SingleThread()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
