@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pops.envs import EnvSource
 from pops.evaluate import EpisodeTable, EvalResult
@@ -179,13 +178,11 @@ class ReplayBuffer:
         other._inputs, other._labels = list(self._inputs), list(self._labels)
         return other
 
-    def batch(self, index: Array) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, index: Array) -> tuple[FloatArray, FloatArray]:
         """Inputs (batch, *input_shape) float32 and labels of the states at `index`."""
         inputs, labels = self.arrays()
         chosen = inputs[index]
-        if self._is_image:
-            chosen = self._spec.preprocess(chosen)
-        return torch.from_numpy(chosen), torch.from_numpy(labels[index])
+        return self._spec.preprocess(chosen) if self._is_image else chosen, labels[index]
 
 
 def label(teacher: Policy, observations: Array, chunk: int = 4096) -> FloatArray:
