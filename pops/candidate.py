@@ -35,6 +35,8 @@ class Candidate:
     own_inputs: Array | None = None
     own_labels: FloatArray | None = None
     """States that it visited itself, with labels, as a replay buffer keeps them."""
+    confirmation: EvalResult | None = None
+    """Its episodes on screening seeds that have chosen nothing (see `pops.validate`)."""
 
     @property
     def mean(self) -> float:
@@ -93,6 +95,7 @@ def teach(
         result=play(policy, lesson.env, seeds),
         own_inputs=everything[len(labels) :],
         own_labels=all_labels[len(labels) :],
+        confirmation=None,
     )
 
 

@@ -26,7 +26,7 @@ class DistillConfig:
     """Rounds of collecting states and fitting them."""
     states: int = 3200
     """States collected in each round."""
-    updates: int = 600
+    updates: int = 1500
     """Gradient updates after each round."""
     batch_size: int = 256
     """States in one update."""
@@ -74,7 +74,7 @@ class SearchConfig:
 
     enabled: bool = True
     """Search below the size at which pruning and shrinking converged."""
-    candidates: int = 8
+    candidates: int = 10
     """Architectures that start."""
     rungs: int = 3
     """Rungs of synchronous halving; the budget doubles from one to the next."""
@@ -82,6 +82,8 @@ class SearchConfig:
     """Rounds of distillation on the first rung."""
     episodes: int = 24
     """Screening episodes on the first rung."""
+    restarts: int = 3
+    """Fresh starts of each tiny network on the way down from the smallest that passes."""
     fewer_layers: bool = True
     """Try fewer hidden layers, down to a linear policy."""
     fewer_inputs: bool = True
