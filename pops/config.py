@@ -82,8 +82,10 @@ class SearchConfig:
     """Rounds of distillation on the first rung."""
     episodes: int = 24
     """Screening episodes on the first rung."""
+    descend: bool = True
+    """Go on down from the smallest that passes, in small steps and with full effort."""
     restarts: int = 3
-    """Fresh starts of each tiny network on the way down from the smallest that passes."""
+    """Fresh starts of each network on that way down."""
     fewer_layers: bool = True
     """Try fewer hidden layers, down to a linear policy."""
     fewer_inputs: bool = True

@@ -40,7 +40,8 @@ def descend(state: State, chosen: Candidate) -> tuple[list[Candidate], list[Cand
     """
     config = state.config
     passed: list[Candidate] = []
-    if not config.search.enabled or chosen.arch.convs:
+    search = config.search
+    if not (search.enabled and search.descend) or chosen.arch.convs:
         return [], []
     while len(passed) < MAX_STEPS:
         above = passed[0] if passed else chosen
