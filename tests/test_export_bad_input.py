@@ -144,7 +144,7 @@ def test_nothing_is_left_when_a_converter_fails(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "write_float_files", broken)
     with pytest.raises(RuntimeError, match="converter"):
-        export(ExportConfig(run, out=tmp_path / "out"))
+        export(ExportConfig(run, out=tmp_path / "out", workers=1))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ from pops.policy import NumpyPolicy
 from pops.spec import Array, FloatArray
 from pops_export.network import core
 from pops_export.stage import Network, flat_observations, for_integers, image_observations
+from pops_export.tflite_file import power_of_two_range
 
 BATCH = 256
 RECALIBRATE = 50
@@ -29,6 +30,7 @@ class FakeQuantised(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self._layers = core(network)
+        self._power_of_two = not network.image and not network.stage.one_hot
         self._ranges: list[tuple[float, float]] = []
 
     def calibrate(self, inputs: Tensor) -> None:
@@ -36,6 +38,8 @@ class FakeQuantised(nn.Module):
         found: list[tuple[float, float]] = []
         with torch.no_grad():
             self._run(inputs, found, observe=True)
+        if self._power_of_two:
+            found[0] = power_of_two_range(*found[0])
         self._ranges = found
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -321,10 +321,13 @@ def export(config: Annotated[ExportConfig, Here, tyro.conf.PositionalRequiredArg
     Args:
         config: what to write.
     """
+    from pops.tracking.steps import Steps
+    from pops.tracking.tracker import choose_mode
     from pops_export.export import export as run
     from pops_export.tables import print_result
 
-    result = run(config)
+    with Steps(choose_mode()) as steps:
+        result = run(config, steps.begin)
     print_result(result)
     return result.exit_code
 
@@ -335,10 +338,13 @@ def verify(config: Annotated[VerifyConfig, Here, tyro.conf.PositionalRequiredArg
     Args:
         config: what to verify.
     """
+    from pops.tracking.steps import Steps
+    from pops.tracking.tracker import choose_mode
     from pops_export.tables import print_result
     from pops_export.verify import verify as run
 
-    result = run(config)
+    with Steps(choose_mode(json=config.json)) as steps:
+        result = run(config, steps.begin)
     print_result(result, as_json=config.json)
     return result.exit_code
 
