@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Result = Union[ExportResult, VerifyResult]
+PLAIN_WIDTH = 140
+"""Characters a line where the output is not a terminal, so that no cell is folded."""
 
 
 def print_result(result: Result, console: Console | None = None, as_json: bool = False) -> None:
@@ -22,14 +24,21 @@ def print_result(result: Result, console: Console | None = None, as_json: bool =
         console: where to print; the terminal if None.
         as_json: print `VerifyResult.to_json()` instead.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = console or Console()
+    if not console.is_terminal and console.width < PLAIN_WIDTH:
+        console.width = PLAIN_WIDTH
     if as_json and isinstance(result, VerifyResult):
         console.print_json(json.dumps(result.to_json()))
         return
-    table = Table("file", "bytes", "proof", "changed actions", "closed loop")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("file", no_wrap=True)
+    table.add_column("bytes", no_wrap=True, justify="right")
+    for name in ("proof", "changed actions", "closed loop"):
+        table.add_column(name)
     for entry in result.artifact["files"].values():
         table.add_row(
             entry["path"],
