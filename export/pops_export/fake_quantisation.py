@@ -7,12 +7,15 @@ rounding (Jacob et al. 2018, arXiv 1712.05877).
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pops.policy import NumpyPolicy
 from pops.spec import Array, FloatArray
+from pops.workers import SingleThread
 from pops_export.network import core
 from pops_export.stage import Network, flat_observations, for_integers, image_observations
 from pops_export.tflite_file import power_of_two_range
@@ -100,6 +103,13 @@ def distil(
     Returns:
         A policy of the same architecture whose weights survive rounding better.
     """
+    with contextlib.closing(SingleThread()):
+        return _distil(policy, states, updates, learning_rate, seed)
+
+
+def _distil(
+    policy: NumpyPolicy, states: Array, updates: int, learning_rate: float, seed: int
+) -> NumpyPolicy:
     from pops.distill import calibrate_temperature, policy_loss
 
     network = for_integers(policy, states)

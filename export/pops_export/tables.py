@@ -80,7 +80,7 @@ def _proof(verified: dict[str, Any]) -> str:
         share = verified["largest_share_of_bound"]
         word = "within" if verified["passed"] else "OUTSIDE of"
         return f"{word} the float32 bound ({share:.0%} of it)"
-    return "int8; judged by the closed loop"
+    return "quantised; judged by the closed loop"
 
 
 def _changed(verified: dict[str, Any]) -> str:
