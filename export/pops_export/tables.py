@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Union
 
+from pops_export.config import FORMATS
 from pops_export.export import ExportResult
 from pops_export.verify import VerifyResult
 
@@ -39,7 +40,9 @@ def print_result(result: Result, console: Console | None = None, as_json: bool =
     table.add_column("bytes", no_wrap=True, justify="right")
     for name in ("proof", "changed actions", "closed loop"):
         table.add_column(name)
-    for entry in result.artifact["files"].values():
+    files = result.artifact["files"]
+    for key in sorted(files, key=lambda key: (FORMATS.index(_format(key)), key)):
+        entry = files[key]
         table.add_row(
             entry["path"],
             f"{entry['bytes']:,}",
@@ -68,6 +71,10 @@ def conclusions(result: Result) -> list[str]:
     if result.failures:
         lines.append("The artifact is kept and marked: artifact.json says passed: false.")
     return lines
+
+
+def _format(key: str) -> str:
+    return key.partition("_")[0]
 
 
 def _proof(verified: dict[str, Any]) -> str:
