@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from pops.arch import NetArch
-from pops.distill import Lesson, distill, student_network, with_rounds
+from pops.distill import Lesson, distill, with_rounds
 from pops.evaluate import EvalResult, play
 from pops.frames import States
-from pops.network import PolicyNetwork, initialise
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer
 from pops.seeds import derive
 from pops.spec import FloatArray
+from pops.weights import initialise
 from pops.workers import Workers
 
 
@@ -68,16 +68,16 @@ def teach(
         seeds: screening episodes.
         key: (stage, iteration, candidate), from which its seeds are derived.
     """
-    if candidate.parameters is None:
-        network = initialise(PolicyNetwork(candidate.arch), derive(lesson.seed, "init", *key))
-    else:
-        network = student_network(lesson.spec, candidate.arch, candidate.parameters, lesson.scaling)
+    start = candidate.parameters
+    if start is None:
+        start = initialise(candidate.arch, derive(lesson.seed, "init", *key))
     buffer = ReplayBuffer(lesson.spec)
     buffer.extend(inputs, labels)
     if candidate.own_inputs is not None and candidate.own_labels is not None:
         buffer.extend(candidate.own_inputs, candidate.own_labels)
     taught = distill(
-        network,
+        candidate.arch,
+        start,
         buffer,
         with_rounds(lesson, rounds),
         Workers(1),

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pops.envs import EnvSource
 from pops.evaluate import EpisodeTable, EvalResult
@@ -233,19 +232,19 @@ class ReplayBuffer:
         other._inputs, other._labels = list(self._inputs), list(self._labels)
         return other
 
-    def batch(self, index: Array) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, index: Array) -> tuple[FloatArray, FloatArray]:
         """Inputs (batch, *input_shape) float32 and labels of the states at `index`."""
         inputs, labels = self.arrays()
         if not isinstance(inputs, Stacks):
-            return torch.from_numpy(inputs[index]), torch.from_numpy(labels[index])
+            return inputs[index], labels[index]
         normaliser = self._spec.normaliser
         if normaliser is not None and (len(normaliser.mean) > 1 or normaliser.clip is not None):
-            images = torch.from_numpy(self._spec.preprocess(inputs.observations(index)))
-        else:
-            images = torch.from_numpy(inputs.gather(index)).to(torch.float32)
-            if normaliser is not None:
-                images.sub_(normaliser.mean[0]).div_(normaliser.std[0])
-        return images, torch.from_numpy(labels[index])
+            return self._spec.preprocess(inputs.observations(index)), labels[index]
+        images = inputs.gather(index).astype(np.float32)
+        if normaliser is not None:
+            images -= np.float32(normaliser.mean[0])
+            images /= np.float32(normaliser.std[0])
+        return images, labels[index]
 
 
 def label(

@@ -18,7 +18,6 @@ from pops.errors import PopsError
 from pops.evaluate import EvalResult, evaluate, play_random
 from pops.gate import check_teacher, margin
 from pops.journal import Journal, StageResult
-from pops.network import Scaling
 from pops.policy import NumpyPolicy, Parameters
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
 from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
@@ -28,6 +27,7 @@ from pops.shrink import shrink
 from pops.students import Origin
 from pops.tracking import Tracker
 from pops.validate import VALIDATION_BLOCK, VALIDATION_EPISODES
+from pops.weights import Scaling
 from pops.workers import Workers
 
 DISTIL_BLOCK = 2

@@ -13,11 +13,11 @@ from pops.candidate import Candidate
 from pops.config import DistillConfig, SearchConfig
 from pops.distill import Lesson
 from pops.evaluate import EvalResult
-from pops.network import Scaling
 from pops.prune import ReturnGuard
 from pops.rollout import ReplayBuffer, label
 from pops.search import propose, search, survivors, without_inputs
 from pops.spec import DiscreteActions, PolicySpec
+from pops.weights import Scaling
 from pops.workers import Workers
 
 GUARD = ReturnGuard(lower_bound=5.0, objective=10.0, seeds=(1,))

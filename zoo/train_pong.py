@@ -30,9 +30,10 @@ from pops.arch import Conv, NetArch
 from pops.artifact import atomic_path, save_policy, write_arrays, write_json
 from pops.envs import make_env
 from pops.evaluate import evaluate
-from pops.network import PolicyNetwork, Scaling, initialise, to_numpy
+from pops.network import PolicyNetwork, biases, to_torch
 from pops.policy import NumpyPolicy
-from pops.spec import DiscreteActions, EnvSpec, Normaliser, PolicySpec
+from pops.spec import DiscreteActions, EnvSpec, FloatArray, Normaliser, PolicySpec
+from pops.weights import initialise
 
 WRAPPERS = ("pops.atari:AtariFrames", "pops.atari:OnlyActions,keep=NOOP+RIGHT+LEFT")
 STICKY = {"repeat_action_probability": 0.25}
@@ -175,6 +176,14 @@ class Lessons:
         return tensor.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
 
 
+def parameters_of(network: PolicyNetwork) -> list[tuple[FloatArray, FloatArray]]:
+    """(weight, bias) of each layer."""
+    return [
+        (layer.weight.detach().numpy(), biases(layer).detach().numpy())
+        for layer in network.weighted()
+    ]
+
+
 def load_start(network: PolicyNetwork, path: Path) -> None:
     """Copy the actor of a Stable-Baselines3 PPO `CnnPolicy` with NatureCNN."""
     state = torch.load(path, map_location="cpu", weights_only=True)
@@ -183,7 +192,7 @@ def load_start(network: PolicyNetwork, path: Path) -> None:
     with torch.no_grad():
         for layer, name in zip(network.weighted(), names):
             layer.weight.copy_(state[f"{name}.weight"])
-            layer.bias.copy_(state[f"{name}.bias"])
+            biases(layer).copy_(state[f"{name}.bias"])
 
 
 def main() -> None:
@@ -205,7 +214,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    network = initialise(PolicyNetwork(nature_cnn()), args.seed)
+    network = to_torch(nature_cnn(), initialise(nature_cnn(), args.seed))
     if args.start is not None:
         load_start(network, args.start)
     network.to(memory_format=torch.channels_last)
@@ -283,7 +292,7 @@ def learn(
 def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, seconds: float) -> None:
     """Play full games and write the policy with what is known about it."""
     spec = teacher_spec()
-    policy = NumpyPolicy(spec, nature_cnn(), to_numpy(network, Scaling.identity(1)))
+    policy = NumpyPolicy(spec, nature_cnn(), parameters_of(network))
     assert spec.env is not None
     results = {}
     for name, kwargs in (("sticky", STICKY), ("no_op", {})):

@@ -96,7 +96,8 @@ def distil(
     Returns:
         A policy of the same architecture whose weights survive rounding better.
     """
-    from pops.distill import calibrate_temperature, policy_loss
+    from pops.distill import calibrate_temperature
+    from pops.loss import policy_loss
 
     network = for_integers(policy, states)
     spec = policy.spec
@@ -111,28 +112,29 @@ def distil(
         [policy.outputs(states[i : i + BATCH]) for i in range(0, len(states), BATCH)]
     )
     temperature = calibrate_temperature(spec, targets)
-    labels, loss = torch.from_numpy(targets), policy_loss(spec, temperature)
+    loss = policy_loss(spec, temperature)
+    wanted, best_actions = loss.targets(targets), torch.from_numpy(targets.argmax(1))
     module = FakeQuantised(network)
     optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
     rng = np.random.default_rng((seed, 11))
     scale = temperature if network.centred else 1.0
     best, best_cost = module.parameters_in_order(), (float("inf"), float("inf"))
-    check = torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))
+    check = rng.integers(0, len(inputs), CALIBRATION)
     for update in range(updates + 1):
         if update % RECALIBRATE == 0 or update == updates:
             module.calibrate(inputs[torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))])
             with torch.no_grad():
                 outputs = module(inputs[check])
-                changed = torch.argmax(outputs, 1) != torch.argmax(labels[check], 1)
-                found = float(loss(outputs / scale, labels[check]))
+                changed = torch.argmax(outputs, 1) != best_actions[check]
+                found = loss.value((outputs / scale).numpy(), wanted[check])
             cost = (float(changed.float().mean()) if network.centred else 0.0, found)
             if cost < best_cost:
                 best, best_cost = module.parameters_in_order(), cost
-        rows = torch.from_numpy(rng.integers(0, len(inputs), BATCH))
+        rows = rng.integers(0, len(inputs), BATCH)
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / (updates + 1))
-        value = loss(module(inputs[rows]) / scale, labels[rows])
+        outputs = module(inputs[rows]) / scale
         optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        outputs.backward(torch.from_numpy(loss.gradient(outputs.detach().numpy(), wanted[rows])))
         optimiser.step()
     return _unfolded(policy, network, best)
 
