@@ -83,7 +83,8 @@ class ConvolutionalLearner:
         self._loss = loss
         self._device = device
         # Channels last is what the CPU's convolutions are fast on: 1.4 times for NatureCNN.
-        self._network = to_torch(arch, parameters).to(device, memory_format=torch.channels_last)
+        self._network = to_torch(arch, parameters).to(device)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimiser = torch.optim.Adam(self._network.parameters(), lr=1e-3, fused=True)
         self._masks: list[torch.Tensor] | None = None
         self._buffer: ReplayBuffer | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from pops.workers import Workers
 TASKS = 4
 """Parts of one collection; fixed, so that its result does not depend on the workers."""
 SIDE_BY_SIDE = 2
+CALIBRATION_STATES = 4000
+CALIBRATION_BYTES = 1 << 25
+"""Of large observations there are fewer: 1,188 stacks of four frames of 84 × 84."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,12 @@ def _collect(walk: _Walk, workers: Workers) -> tuple[States, FloatArray | None]:
     states = join_states([found for found, _ in parts])[: walk.states]
     labels = [part for _, part in parts if part is not None]
     return states, np.concatenate(labels)[: walk.states] if labels else None
+
+
+def calibration_states(spec: PolicySpec) -> int:
+    """How many states the student visits for `states.npz`."""
+    size = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
+    return max(1, min(CALIBRATION_STATES, CALIBRATION_BYTES // size))
 
 
 class ReplayBuffer:
