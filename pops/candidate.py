@@ -135,6 +135,8 @@ def can_inherit(arch: NetArch, parent: NetArch) -> bool:
     return (
         len(mine) == len(theirs)
         and arch.inputs == parent.inputs
+        and [(c.kernel, c.stride, c.padding) for c in arch.convs]
+        == [(c.kernel, c.stride, c.padding) for c in parent.convs]
         and all(a.weight[0] <= b.weight[0] for a, b in zip(mine, theirs))
     )
 

@@ -20,6 +20,7 @@ from pops.policy import Parameters
 from pops.prune import ReturnGuard
 from pops.rollout import ReplayBuffer
 from pops.seeds import screening_seeds
+from pops.shapes import propose_convolutional
 from pops.workers import Workers
 
 
@@ -27,8 +28,10 @@ def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
     """Architectures with fewer parameters than `base`, largest first.
 
     Dense: no hidden layer, one hidden layer and the depth of `base`, at sizes
-    that fall by a constant ratio. Convolutional: the same layers, narrower.
+    that fall by a constant ratio. Convolutional: see `pops.shapes`.
     """
+    if base.convs:
+        return propose_convolutional(base, config.candidates, config.fewer_layers)
     proposals: dict[int, NetArch] = {}
 
     def consider(arch: NetArch) -> None:
@@ -36,18 +39,17 @@ def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
             proposals.setdefault(arch.num_parameters, arch)
 
     depth = len(base.widths)
-    if config.fewer_layers and not base.convs:
+    if config.fewer_layers:
         consider(base.with_widths(()))
         if depth >= 1:
             features = base.layers()[0].weight[1]
             largest = max(2, base.num_parameters // (features + base.outputs + 1))
             for width in _falling(largest, max(2, config.candidates // 2)):
                 consider(base.with_widths((width,)))
-    if depth or base.convs:
+    if depth:
         for ratio in (0.85, 0.7, 0.55, 0.4, 0.3, 0.2):
             widths = tuple(max(1, round(w * ratio)) for w in base.widths)
-            channels = tuple(max(1, round(c.channels * ratio)) for c in base.convs)
-            consider(base.with_widths(widths, channels if base.convs else None))
+            consider(base.with_widths(widths))
     ordered = [proposals[size] for size in sorted(proposals, reverse=True)]
     if len(ordered) <= config.candidates:
         return ordered

@@ -91,6 +91,6 @@ def _search_base(state: State) -> Candidate:
         state.ladder[index] = dataclasses.replace(state.ladder[index], result=result_from(result))
     checked = len(facts["results"])
     last = state.ladder[checked - 1] if checked else None
-    if last is not None and is_validated(last) and would_pass(state, last):
+    if last is not None and is_validated(state, last) and would_pass(state, last):
         return last
     return Candidate("the first student", state.initial, state.first_parameters)

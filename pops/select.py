@@ -18,7 +18,6 @@ from pops.search import without_inputs
 from pops.seeds import gate_start, screening_seeds
 from pops.stages import State
 from pops.validate import (
-    VALIDATION_EPISODES,
     is_validated,
     predicted_slack,
     validated,
@@ -82,7 +81,7 @@ def _slack(state: State, candidate: Candidate) -> float:
 
 def _nearest(state: State, ordered: list[Candidate]) -> Candidate:
     """What comes nearest to passing where nothing would."""
-    known = [c for c in ordered if is_validated(c)]
+    known = [c for c in ordered if is_validated(state, c)]
     if not known:
         known = [validated(state, max(ordered, key=lambda c: c.mean))]
     return max(known, key=lambda c: _slack(state, c))
@@ -121,7 +120,7 @@ def _polish_nearest(
 def _tell(state: State, candidate: Candidate, what: str) -> None:
     state.tracker.say(
         f"{what}: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
-        f"{candidate.mean:.2f} on {VALIDATION_EPISODES} screening episodes"
+        f"{candidate.mean:.2f} on {state.config.screen.validation} screening episodes"
         + ("" if would_pass(state, candidate) else "; the gate would want more")
     )
     _replace_in_ladder(state, candidate)
@@ -188,7 +187,7 @@ def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
             f"returns {found.mean:.2f}"
         )
         state.ladder.append(found)
-        if not is_validated(found) or not would_pass(state, found):
+        if not is_validated(state, found) or not would_pass(state, found):
             break
         best = found
     return best

@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from pops.stages import State
 
 VALIDATION_BLOCK = 1
-VALIDATION_EPISODES = 200
 
 
 def validation_seeds(state: State) -> range:
     """The screening seeds on which students are validated."""
-    return screening_seeds(state.config.seed, VALIDATION_EPISODES, VALIDATION_BLOCK)
+    return screening_seeds(state.config.seed, state.config.screen.validation, VALIDATION_BLOCK)
 
 
 def validated(state: State, candidate: Candidate) -> Candidate:
@@ -55,6 +54,7 @@ def would_pass(state: State, candidate: Candidate, alpha: float | None = None) -
     return predicted_slack(state, candidate, alpha or state.config.gate.alpha) >= 0
 
 
-def is_validated(candidate: Candidate) -> bool:
+def is_validated(state: State, candidate: Candidate) -> bool:
     """Whether a candidate's latest episodes are those of its validation."""
-    return candidate.result is not None and len(candidate.result.seeds) == VALIDATION_EPISODES
+    result = candidate.result
+    return result is not None and result.seeds == tuple(validation_seeds(state))

@@ -1,4 +1,4 @@
-"""Atari: the wrappers named in a spec, chance from the seed alone, and what is said when it fails."""
+"""Atari: wrappers named in a spec, chance from the seed alone, failures in words."""
 
 import dataclasses
 import subprocess

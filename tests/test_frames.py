@@ -144,3 +144,25 @@ def test_parts_without_a_file_travel_whole():
     back = pickle.loads(pickle.dumps(part))
     np.testing.assert_array_equal(back.planes, part.planes)
     np.testing.assert_array_equal(back.index, part.index)
+
+
+def test_what_does_not_fit_is_said_before_it_is_filled(tmp_path, monkeypatch):
+    import pops.memory
+    from pops.config import CompressConfig, DistillConfig
+    from pops.errors import PopsError
+    from pops.memory import available_memory, check_room, states_of_an_iteration
+
+    env = EnvSpec("any", frame_stack=4)
+    spec = PolicySpec((84, 84, 4), DiscreteActions(3), "logits", "uint8", 0, True, env=env)
+    assert available_memory() > 1 << 28
+    check_room(1000, spec, tmp_path)
+    # 84·84 for the new frame, four numbers of planes and three labels of four bytes each.
+    with pytest.raises(PopsError, match=r"10,000,000,000 states .* 70,840\.0 GB \(7,084 bytes"):
+        check_room(10_000_000_000, spec, tmp_path)
+    monkeypatch.setattr(pops.memory, "available_memory", lambda: 700_000_000)
+    check_room(98_000, spec, tmp_path)
+    with pytest.raises(PopsError, match=r"0\.7 GB of memory is free.*--distill\.states"):
+        check_room(100_000, spec, tmp_path)
+    config = CompressConfig(distill=DistillConfig(states=100, rounds=3, race_warm_start=False))
+    more = states_of_an_iteration(config) - 300
+    assert more == config.prune.states * -(-config.prune.updates // config.prune.guard_every)
