@@ -27,7 +27,10 @@ from pops.stages import State
 
 BESIDE_BLOCK = 90
 BESIDE_EPISODES = 30
-_PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3", "scipy", "cma", "safetensors")
+_PACKAGES = (
+    *("numpy", "torch", "gymnasium", "stable-baselines3", "scipy", "cma", "safetensors"),
+    *("ale-py", "opencv-python-headless"),
+)
 
 
 def versions() -> dict[str, str]:
