@@ -11,10 +11,11 @@ import numpy as np
 from pops.arch import NetArch
 from pops.distill import Lesson, distill, with_rounds
 from pops.evaluate import EvalResult, play
+from pops.frames import States
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer
 from pops.seeds import derive
-from pops.spec import Array, FloatArray
+from pops.spec import FloatArray
 from pops.weights import initialise
 from pops.workers import Workers
 
@@ -32,7 +33,7 @@ class Candidate:
     loss: float = float("nan")
     rounds: int = 0
     """Rounds of distillation it has had."""
-    own_inputs: Array | None = None
+    own_inputs: States | None = None
     own_labels: FloatArray | None = None
     """States that it visited itself, with labels, as a replay buffer keeps them."""
     confirmation: EvalResult | None = None
@@ -51,7 +52,7 @@ class Candidate:
 
 def teach(
     candidate: Candidate,
-    inputs: Array,
+    inputs: States,
     labels: FloatArray,
     lesson: Lesson,
     rounds: int,
@@ -137,6 +138,8 @@ def can_inherit(arch: NetArch, parent: NetArch) -> bool:
     return (
         len(mine) == len(theirs)
         and arch.inputs == parent.inputs
+        and [(c.kernel, c.stride, c.padding) for c in arch.convs]
+        == [(c.kernel, c.stride, c.padding) for c in parent.convs]
         and all(a.weight[0] <= b.weight[0] for a, b in zip(mine, theirs))
     )
 

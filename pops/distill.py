@@ -16,7 +16,7 @@ from pops.errors import UsageError
 from pops.learner import Learner, new_learner
 from pops.loss import PolicyLoss, policy_loss
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer, Sampler, collect, label
+from pops.rollout import ReplayBuffer, Sampler, collect_labelled
 from pops.seeds import derive, training_block
 from pops.spec import DiscreteActions, FloatArray, Policy, PolicySpec
 from pops.weights import Scaling
@@ -146,7 +146,7 @@ def distill(
     loss, collected = math.nan, 0
     for turn in range(config.rounds):
         student = NumpyPolicy(lesson.spec, arch, learner.parameters())
-        observations = collect(
+        observations, labels = collect_labelled(
             lesson.teacher,
             student if config.student_states else None,
             lesson.env,
@@ -156,7 +156,7 @@ def distill(
             workers=workers,
             sampler=lesson.sampler,
         )
-        buffer.add(observations, label(lesson.teacher, observations))
+        buffer.add(observations, labels)
         collected += len(observations)
         loss = fit(
             learner,

@@ -68,7 +68,7 @@ def new_learner(
         scaling: standardises dense inputs for training; None trains on them as they are.
         device: where a convolutional network trains.
     """
-    if arch.convs:
+    if len(arch.input_shape) == 3:
         from pops.network import ConvolutionalLearner
 
         return ConvolutionalLearner(arch, parameters, loss, device)
@@ -125,8 +125,8 @@ class DenseLearner:
 
     def study(self, buffer: ReplayBuffer) -> None:
         """Standardise the inputs that the network reads, once."""
-        inputs, labels = buffer.arrays()
-        inputs = inputs.reshape(len(inputs), -1)
+        states, labels = buffer.arrays()
+        inputs = np.asarray(states).reshape(len(states), -1)
         if self.arch.inputs is not None:
             inputs = inputs[:, list(self.arch.inputs)]
         if self._scaling is not None:

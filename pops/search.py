@@ -21,6 +21,7 @@ from pops.policy import Parameters
 from pops.prune import ReturnGuard
 from pops.rollout import ReplayBuffer
 from pops.seeds import screening_seeds
+from pops.shapes import propose_convolutional
 from pops.workers import Workers
 
 RATIOS = (0.85, 0.7, 0.55, 0.4, 0.3, 0.2)
@@ -33,8 +34,10 @@ def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
     """Architectures with fewer parameters than `base`, largest first.
 
     Dense: no hidden layer, one hidden layer and the depth of `base`, at sizes
-    that fall by a constant ratio. Convolutional: the same layers, narrower.
+    that fall by a constant ratio. Convolutional: see `pops.shapes`.
     """
+    if base.convs:
+        return propose_convolutional(base, config.candidates, config.fewer_layers)
     proposals: dict[int, NetArch] = {}
 
     def consider(arch: NetArch) -> None:
@@ -42,21 +45,19 @@ def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
             proposals.setdefault(arch.num_parameters, arch)
 
     depth = len(base.widths)
-    if config.fewer_layers and not base.convs:
+    if config.fewer_layers:
         consider(base.with_widths(()))
         if depth >= 1:
             features = base.layers()[0].weight[1]
             largest = max(2, base.num_parameters // (features + base.outputs + 1))
             for width in _falling(largest, 2 * config.candidates):
                 consider(base.with_widths((width,)))
-    if depth or base.convs:
+    if depth:
         for ratio in RATIOS:
-            widths = tuple(max(1, round(w * ratio)) for w in base.widths)
-            channels = tuple(max(1, round(c.channels * ratio)) for c in base.convs)
-            consider(base.with_widths(widths, channels if base.convs else None))
+            consider(base.with_widths(tuple(max(1, round(w * ratio)) for w in base.widths)))
     # A linear policy is the one shape that the others do not lead to; it keeps its place.
-    linear = [arch for arch in proposals.values() if not arch.widths and not arch.convs]
-    others = [arch for arch in proposals.values() if arch not in linear]
+    linear = [arch for arch in proposals.values() if not arch.widths]
+    others = [arch for arch in proposals.values() if arch.widths]
     chosen = [*linear, *_spread(others, config.candidates - len(linear))]
     return sorted(chosen, key=lambda arch: -arch.num_parameters)
 

@@ -85,7 +85,7 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
 
 def _nearest(state: State, ordered: list[Candidate]) -> Candidate:
     """What comes nearest to passing where nothing would."""
-    known = [c for c in ordered if is_validated(c)]
+    known = [c for c in ordered if is_validated(state, c)]
     if not known:
         known = [validate(state, max(ordered, key=lambda c: c.mean))]
     return max(known, key=lambda c: slack(state, c))

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from pops.stages import State
 
 VALIDATION_BLOCK = 1
-VALIDATION_EPISODES = 200
 CONFIRMATION_BLOCK = 3
-CONFIRMATION_EPISODES = 400
 POWER = 0.8
 """How likely a student has to be to pass the gate."""
 RESAMPLES = 1000
@@ -35,12 +33,18 @@ BOOTSTRAP_SEED = 20_200_102
 
 def validation_seeds(state: State) -> range:
     """The screening seeds on which students are validated."""
-    return screening_seeds(state.config.seed, VALIDATION_EPISODES, VALIDATION_BLOCK)
+    return screening_seeds(state.config.seed, state.config.screen.validation, VALIDATION_BLOCK)
+
+
+def confirmation_seeds(state: State) -> range:
+    """The screening seeds on which those that pass validation are confirmed."""
+    episodes = state.config.screen.confirmation
+    return screening_seeds(state.config.seed, episodes, CONFIRMATION_BLOCK)
 
 
 def validate(state: State, candidate: Candidate) -> Candidate:
     """The candidate with its validation episodes; journaled."""
-    if is_validated(candidate):
+    if is_validated(state, candidate):
         return candidate
     seeds = validation_seeds(state)
     result = _played(state, candidate, seeds, "validate")
@@ -51,8 +55,8 @@ def confirm(state: State, candidate: Candidate) -> Candidate:
     """The candidate with its confirmation episodes; journaled."""
     if candidate.confirmation is not None:
         return candidate
-    seeds = screening_seeds(state.config.seed, CONFIRMATION_EPISODES, CONFIRMATION_BLOCK)
-    return dataclasses.replace(candidate, confirmation=_played(state, candidate, seeds, "confirm"))
+    result = _played(state, candidate, confirmation_seeds(state), "confirm")
+    return dataclasses.replace(candidate, confirmation=result)
 
 
 def _played(state: State, candidate: Candidate, seeds: range, stage: str) -> EvalResult:
@@ -70,8 +74,7 @@ def teachers_confirmation(state: State) -> EvalResult:
     """The teacher on the confirmation block; journaled."""
 
     def make() -> StageResult:
-        seeds = screening_seeds(state.config.seed, CONFIRMATION_EPISODES, CONFIRMATION_BLOCK)
-        return StageResult({"teacher": result_to(state.play_teacher(seeds))})
+        return StageResult({"teacher": result_to(state.play_teacher(confirmation_seeds(state)))})
 
     return result_from(state.journal.stage("confirm/teacher", make).facts["teacher"])
 
@@ -134,9 +137,9 @@ def would_pass(state: State, candidate: Candidate, alpha: float | None = None) -
     return slack(state, candidate, alpha) >= 0
 
 
-def is_validated(candidate: Candidate) -> bool:
+def is_validated(state: State, candidate: Candidate) -> bool:
     """Whether a candidate's latest episodes are those of its validation."""
-    return candidate.result is not None and len(candidate.result.seeds) == VALIDATION_EPISODES
+    return candidate.result is not None and candidate.result.seeds == tuple(validation_seeds(state))
 
 
 def out_of_reach(state: State, candidate: Candidate) -> bool:
@@ -152,15 +155,13 @@ def out_of_reach(state: State, candidate: Candidate) -> bool:
 def check(state: State, candidate: Candidate, what: str) -> Candidate:
     """The candidate validated, and confirmed if it would pass; told, and put on the ladder."""
     checked = validate(state, candidate)
-    episodes = VALIDATION_EPISODES
     if would_pass(state, checked):
         checked = confirm(state, checked)
-        episodes = CONFIRMATION_EPISODES
     result = checked.confirmation or checked.result
     assert result is not None
     state.tracker.say(
         f"{what}: {checked.arch}, {checked.arch.num_parameters:,} parameters, returns "
-        f"{result.mean:.2f} on {episodes} screening episodes"
+        f"{result.mean:.2f} on {len(result.seeds)} screening episodes"
         + ("" if would_pass(state, checked) else "; the gate would want more")
     )
     # One rung for each architecture: the latest of it.
