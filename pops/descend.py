@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 STEP = 0.8
 """The next size down, as a share."""
 MAX_STEPS = 12
+MISSES = 2
+"""Sizes in a row that fail before the descent ends; one may be bad luck."""
 CONTEST_BLOCK = 60
 CONTEST_EPISODES = 96
 
 
 def descend(state: State, chosen: Candidate) -> tuple[list[Candidate], list[Candidate]]:
-    """Try smaller and smaller students until one fails.
+    """Try smaller and smaller students until two sizes in a row fail.
 
     Args:
         state: the compression so far.
@@ -38,30 +40,32 @@ def descend(state: State, chosen: Candidate) -> tuple[list[Candidate], list[Cand
     Returns:
         Those that would pass, smallest first, and those that would not but came near.
     """
-    config = state.config
+    config, search = state.config, state.config.search
     passed: list[Candidate] = []
-    search = config.search
+    failed: list[Candidate] = []
     if not (search.enabled and search.descend) or chosen.arch.convs:
-        return [], []
-    while len(passed) < MAX_STEPS:
-        above = passed[0] if passed else chosen
+        return passed, failed
+    above, misses = chosen, 0
+    for step in range(MAX_STEPS):
         size = above.arch.num_parameters
         shapes = steps_down(above.arch)
         if not shapes or size <= (config.max_params or 0) or size > config.polish.max_params:
-            return passed, []
-        failed = []
-        for winner in _contest(state, above, shapes, len(passed)):
-            if out_of_reach(state, winner):
-                state.ladder.append(winner)
+            break
+        entrants = _contest(state, above, shapes, step)
+        above, misses = entrants[-1], misses + 1
+        for entrant in entrants:
+            if out_of_reach(state, entrant):
+                state.ladder.append(entrant)
                 continue
-            winner = check(state, winner, "descend")
-            if would_pass(state, winner):
-                passed.insert(0, winner)
+            checked = check(state, entrant, "descend")
+            if would_pass(state, checked):
+                passed.insert(0, checked)
+                above, misses = checked, 0
                 break
-            failed.append(winner)
-        else:
-            return passed, failed
-    return passed, []
+            failed.append(checked)
+        if misses == MISSES:
+            break
+    return passed, failed
 
 
 def steps_down(arch: NetArch) -> list[NetArch]:

@@ -9,7 +9,7 @@ from pops.journal import StageResult
 from pops.record import candidates_from, candidates_to, scalars
 from pops.search import search
 from pops.stages import State
-from pops.validate import confirm, out_of_reach, validate, would_pass
+from pops.validate import out_of_reach, validated_and_confirmed, would_pass
 
 
 def search_stage(state: State) -> list[Candidate]:
@@ -60,11 +60,9 @@ def _search_base(state: State) -> Candidate:
     for index, candidate in enumerate(ordered):
         if out_of_reach(state, candidate):
             continue
-        ordered[index] = validate(state, candidate)
+        ordered[index] = validated_and_confirmed(state, candidate)
         if would_pass(state, ordered[index]):
-            ordered[index] = confirm(state, ordered[index])
-            if would_pass(state, ordered[index]):
-                break
+            break
     else:
         index = -1
     state.ladder[:] = ordered

@@ -1,8 +1,9 @@
 """Validation on screening seeds: would the gate pass this student?
 
 What was chosen among many by some episodes was lucky on them. So a student is
-validated on one block of screening seeds, and whoever passes is confirmed on
-another block that has chosen nothing, before it may see the gate.
+validated on one block of screening seeds; whoever passes as likely as not is
+confirmed on a larger block, and all episodes together tell whether it may see
+the gate.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pops.candidate import Candidate
-from pops.evaluate import EvalResult, evaluate
+from pops.evaluate import EvalResult, evaluate, join
 from pops.journal import StageResult
 from pops.record import result_from, result_to
 from pops.seeds import screening_seeds
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 VALIDATION_BLOCK = 1
 CONFIRMATION_BLOCK = 3
 POWER = 0.8
-"""How likely a student has to be to pass the gate."""
+"""How likely a student has to be to pass the gate, by all its episodes."""
+PROMISING = 0.5
+"""How likely by its validation alone, to be confirmed."""
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 20_200_102
 
@@ -87,14 +90,15 @@ def predicted_slack(
     episodes: int,
     max_drop: float,
     alpha: float,
+    power: float = POWER,
 ) -> float:
-    """By how much the gate's bound would clear -margin, in units of return, with 80 % power.
+    """By how much the gate's bound would clear -margin, in units of return, at some power.
 
     Gates of `episodes` pairs are drawn from the pairs at hand (Efron and
     Tibshirani, An Introduction to the Bootstrap, chapter 25): in each the bound
     lies z standard errors below the mean, and the margin follows from the
     teacher's returns in it. A student that clears its margin on average fails
-    every other gate; here four of five have to pass.
+    every other gate; at a power of 0.8 four of five have to pass.
 
     Args:
         student: its episodes, on the same seeds as the teacher's.
@@ -103,6 +107,7 @@ def predicted_slack(
         episodes: paired episodes of one gate.
         max_drop: largest share of (teacher - random) that may be lost.
         alpha: the gate's error level.
+        power: the share of gates that clears what is given back.
     """
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = rng.integers(0, len(student.seeds), (RESAMPLES, episodes))
@@ -113,15 +118,18 @@ def predicted_slack(
     )
     error = differences.std(axis=1, ddof=1) / math.sqrt(episodes)
     bound = differences.mean(axis=1) - NormalDist().inv_cdf(1 - alpha) * error
-    return float(np.quantile(bound + np.maximum(allowed, 0.0), 1 - POWER))
+    return float(np.quantile(bound + np.maximum(allowed, 0.0), 1 - power))
 
 
-def slack(state: State, candidate: Candidate, alpha: float | None = None) -> float:
-    """`predicted_slack` of a validated candidate; by its confirmation where it has one."""
+def slack(
+    state: State, candidate: Candidate, alpha: float | None = None, power: float = POWER
+) -> float:
+    """`predicted_slack` of a validated candidate, by all its validation and confirmation."""
     result, teacher = candidate.result, state.teacher_result
-    if candidate.confirmation is not None:
-        result, teacher = candidate.confirmation, teachers_confirmation(state)
     assert result is not None
+    if candidate.confirmation is not None:
+        result = join([result, candidate.confirmation])
+        teacher = join([teacher, teachers_confirmation(state)])
     return predicted_slack(
         result,
         teacher,
@@ -129,12 +137,13 @@ def slack(state: State, candidate: Candidate, alpha: float | None = None) -> flo
         episodes=state.config.episodes,
         max_drop=state.config.max_drop,
         alpha=state.config.gate.alpha if alpha is None else alpha,
+        power=power,
     )
 
 
 def would_pass(state: State, candidate: Candidate, alpha: float | None = None) -> bool:
-    """Whether a validated candidate would most likely pass the gate."""
-    return slack(state, candidate, alpha) >= 0
+    """Whether a student is confirmed and would most likely pass the gate."""
+    return candidate.confirmation is not None and slack(state, candidate, alpha) >= 0
 
 
 def is_validated(state: State, candidate: Candidate) -> bool:
@@ -152,13 +161,19 @@ def out_of_reach(state: State, candidate: Candidate) -> bool:
     return result.mean + 2 * error < floor
 
 
-def check(state: State, candidate: Candidate, what: str) -> Candidate:
-    """The candidate validated, and confirmed if it would pass; told, and put on the ladder."""
+def validated_and_confirmed(state: State, candidate: Candidate) -> Candidate:
+    """The candidate validated, and confirmed if it passes as likely as not."""
     checked = validate(state, candidate)
-    if would_pass(state, checked):
-        checked = confirm(state, checked)
-    result = checked.confirmation or checked.result
-    assert result is not None
+    if slack(state, checked, power=PROMISING) >= 0:
+        return confirm(state, checked)
+    return checked
+
+
+def check(state: State, candidate: Candidate, what: str) -> Candidate:
+    """The candidate validated, confirmed if that is promising, told, and put on the ladder."""
+    checked = validated_and_confirmed(state, candidate)
+    assert checked.result is not None
+    result = join([checked.result, *([checked.confirmation] if checked.confirmation else [])])
     state.tracker.say(
         f"{what}: {checked.arch}, {checked.arch.num_parameters:,} parameters, returns "
         f"{result.mean:.2f} on {len(result.seeds)} screening episodes"
