@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from c_networks import codes_of, observations_of, options_of, random_network, spec_of
 
+from pops.errors import UsageError
 from pops_deploy.targets.mcu.measure import measure
 from pops_export.c.compile import CompiledPolicy, compile_shared
 from pops_export.c.conv import even_blocks, plan_direct
 from pops_export.c.generate import generate_int8
+from pops_export.c.options import COptions, Golden
 from pops_export.int8 import reference
 from pops_export.int8.network import ConvLayer, IntegerNetwork
 
@@ -121,3 +123,14 @@ def test_frames_of_the_atari_papers(core: str) -> None:
     assert measured.scratch < 4_000
     assert 84 * 84 * 4 + measured.scratch + measured.stack < 40 << 10
     assert measured.rodata < 12_400
+    assert measured.self_test == 0
+    # No stored image: weights are the file.
+    assert len(sources["policy.c"]) < 6 * (measured.rodata + 4_000)
+
+
+def test_stored_images_are_refused(tmp_path: Path) -> None:
+    network = network_of(1)
+    x = observations_of(np.random.default_rng(5), network, 4, "uint8")
+    options = COptions(golden=Golden(x, reference.outputs(network, x)))
+    with pytest.raises(UsageError, match="draws its images itself"):
+        generate_int8(network, spec_of(network, dtype="uint8"), options)

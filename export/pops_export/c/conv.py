@@ -133,8 +133,9 @@ def direct_call(
     return [
         "{",
         f"    static const {p}_grid grid = {{{', '.join(map(str, numbers))}}};",
-        f"    {p}_conv_{kind}{plan.unroll}({source}, &grid, {p}_weights{index}, {p}_blocks{index}, {table},",
-        f"        {tail}, {work}, {target});",
+        f"    {p}_conv_{kind}{plan.unroll}({source}, &grid, {p}_weights{index}, "
+        f"{p}_blocks{index}, {table}, {tail},",
+        f"        {work}, {target});",
         "}",
     ]
 

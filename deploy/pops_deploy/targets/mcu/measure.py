@@ -27,8 +27,8 @@ GCC = "arm-none-eabi-gcc"
 QEMU = "qemu-system-arm"
 SHIFTS = (8, 3, 0)
 """Steps of 2^n ns: exact, exact to 10 and to 80 instructions."""
-MACS_LATER = 16
-"""Instructions that a multiply-accumulate may take before a step is not even tried."""
+LEAST = 0.05
+"""Instructions that a multiply-accumulate takes at least; tells which steps need no trying."""
 CALL = 1
 """Instructions between the readings that are not the policy's: the first reading itself."""
 KNOWN = 1000
@@ -180,16 +180,28 @@ def measure(
         folder = Path(name)
         build(sources, facts, folder, prefix, flags, constants)
         (folder / "observations.bin").write_bytes(x.tobytes())
-        shift, results = _counted(facts, folder, len(x), constants, timeout)
+        shift, results = _counted(facts, folder, len(x), constants, _macs(header, prefix), timeout)
         return _read(core, facts, results, len(x), constants, shift, sizes(folder))
 
 
+def _macs(header: str, prefix: str) -> int:
+    try:
+        return constant(header, prefix, "MACS")
+    except PopsError:
+        return 0  # not known: then the longest step is tried first
+
+
 def _counted(
-    facts: Core, folder: Path, count: int, constants: Mapping[str, int], timeout: float
+    facts: Core,
+    folder: Path,
+    count: int,
+    constants: Mapping[str, int],
+    macs: int,
+    timeout: float,
 ) -> tuple[int, bytes]:
     """Run with the longest step with which SysTick does not wrap: (the step's shift, results)."""
     for shift in SHIFTS:
-        ticks = constants["MACS"] / MACS_LATER * facts.systick_hz * 2.0**shift / 1e9
+        ticks = macs * LEAST * facts.systick_hz * 2.0**shift / 1e9
         if shift and ticks > 1 << 24:
             continue
         emulate(facts, folder, ("-icount", f"shift={shift}"), timeout)
@@ -207,7 +219,6 @@ CONSTANTS = (
     "GOLDEN_VECTORS",
     "BYTES",
     "DISCRETE",
-    "MACS",
 )
 
 
