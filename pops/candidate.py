@@ -11,11 +11,12 @@ import numpy as np
 from pops.arch import NetArch
 from pops.distill import Lesson, distill, student_network, with_rounds
 from pops.evaluate import EvalResult, play
+from pops.frames import States
 from pops.network import PolicyNetwork, initialise
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer
 from pops.seeds import derive
-from pops.spec import Array, FloatArray
+from pops.spec import FloatArray
 from pops.workers import Workers
 
 
@@ -32,7 +33,7 @@ class Candidate:
     loss: float = float("nan")
     rounds: int = 0
     """Rounds of distillation it has had."""
-    own_inputs: Array | None = None
+    own_inputs: States | None = None
     own_labels: FloatArray | None = None
     """States that it visited itself, with labels, as a replay buffer keeps them."""
 
@@ -49,7 +50,7 @@ class Candidate:
 
 def teach(
     candidate: Candidate,
-    inputs: Array,
+    inputs: States,
     labels: FloatArray,
     lesson: Lesson,
     rounds: int,

@@ -14,9 +14,10 @@ from torch.nn import functional
 from pops.config import DistillConfig
 from pops.envs import EnvSource
 from pops.errors import UsageError
+from pops.frames import Stacks
 from pops.network import PolicyNetwork, Scaling, to_numpy, to_torch
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer, Sampler, collect, label
+from pops.rollout import ReplayBuffer, Sampler, collect_labelled
 from pops.seeds import derive, training_block
 from pops.spec import ContinuousActions, DiscreteActions, FloatArray, Policy, PolicySpec
 from pops.workers import Workers
@@ -161,9 +162,9 @@ def _batches(
     network: PolicyNetwork, buffer: ReplayBuffer, scaling: Scaling
 ) -> Callable[[Any], tuple[torch.Tensor, torch.Tensor]]:
     """Batches in the form that the network reads: dense inputs selected and standardised."""
-    if network.arch.convs:
-        return buffer.batch
     arrays, labels = buffer.arrays()
+    if isinstance(arrays, Stacks):
+        return buffer.batch
     chosen = network.arch.inputs
     if chosen is not None:
         arrays = arrays[:, list(chosen)]
@@ -214,7 +215,7 @@ def distill(
     loss, collected = math.nan, 0
     for turn in range(config.rounds):
         student = NumpyPolicy(lesson.spec, network.arch, to_numpy(network, scaling))
-        observations = collect(
+        observations, labels = collect_labelled(
             lesson.teacher,
             student if config.student_states else None,
             lesson.env,
@@ -224,7 +225,7 @@ def distill(
             workers=workers,
             sampler=lesson.sampler,
         )
-        buffer.add(observations, label(lesson.teacher, observations))
+        buffer.add(observations, labels)
         collected += len(observations)
         optimizer, loss = fit(
             network,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
 import re
 import warnings
 from collections import deque
@@ -11,7 +13,7 @@ from typing import Any, Callable, Union
 import gymnasium as gym
 import numpy as np
 
-from pops.errors import EnvironmentFailure
+from pops.errors import EnvironmentFailure, PopsError
 from pops.spec import Array, EnvSpec
 
 EnvFactory = Callable[[], "gym.Env[Any, Any]"]
@@ -22,7 +24,7 @@ _PACKAGES = {
     "Box2D": "pip install 'gymnasium[box2d]'",
     "box2d": "pip install 'gymnasium[box2d]'",
     "mujoco": "pip install 'gymnasium[mujoco]'",
-    "ale_py": "pip install 'gymnasium[atari]'",
+    "ale_py": "pip install 'pops-rl[atari]'",
     "pygame": "pip install 'gymnasium[classic-control]'",
 }
 _ATARI = re.compile(r"(NoFrameskip|Deterministic|-ram)|^ALE/")
@@ -33,7 +35,8 @@ def make_env(source: EnvSource) -> gym.Env[Any, Any]:
 
     `source.id` may be `module:Id`, Gymnasium's own convention: the module is
     imported first and registers the id. Each wrapper is `module:Class`, called
-    with the environment alone, in the order given.
+    with the environment alone, or `module:Class,key=value,...`, called with these
+    arguments besides, in the order given.
 
     Raises:
         EnvironmentFailure: if the id is unknown, a package is missing (named), a
@@ -48,22 +51,36 @@ def make_env(source: EnvSource) -> gym.Env[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _register(source.id)
             env = gym.make(source.id, disable_env_checker=True, **source.kwargs)
     except Exception as error:
         raise EnvironmentFailure(_explain_make(source.id, error)) from error
     for name in source.wrappers:
-        wrapper = _import_wrapper(name)
+        wrapper, arguments = _import_wrapper(name)
         try:
-            env = wrapper(env)
+            env = wrapper(env, **arguments)
+        except PopsError:
+            env.close()
+            raise
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             raise EnvironmentFailure(
                 f"Wrapper {name!r} cannot wrap {source.id!r} ({text}); it is called with the "
-                "environment alone."
+                "environment and with the arguments that stand after its name, as in "
+                "module:Class,key=value."
             ) from error
     if source.frame_stack:
         env = ZeroFillFrameStack(env, source.frame_stack)
     return env
+
+
+def _register(env_id: str) -> None:
+    """Import ale-py where an id is not known: it registers its games when it is imported."""
+    if ":" in env_id or env_id in gym.registry:
+        return
+    with contextlib.suppress(ImportError):
+        ale = importlib.import_module("ale_py")
+        ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)
 
 
 def _explain_make(env_id: str, error: Exception) -> str:
@@ -77,6 +94,11 @@ def _explain_make(env_id: str, error: Exception) -> str:
         install = next((how for key, how in _PACKAGES.items() if key.lower() in text.lower()), "")
     if not install and _ATARI.search(env_id) and isinstance(error, gym.error.UnregisteredEnv):
         install = _PACKAGES["ale_py"]
+    if "unable to find the game" in text.lower() or "rom" in re.split(r"\W+", text.lower()):
+        return (
+            f"The ROM of {env_id!r} is not there ({text}); ale-py brings it since version 0.9. "
+            "pip install --upgrade --force-reinstall 'pops-rl[atari]'"
+        )
     if install:
         return f"Environment {env_id!r} needs a package that is not installed ({text}). {install}"
     if isinstance(error, gym.error.UnregisteredEnv):
@@ -92,10 +114,13 @@ def _explain_make(env_id: str, error: Exception) -> str:
     return f"Environment {env_id!r} cannot be made ({text}). Check --env and --env-kwargs."
 
 
-def _import_wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise EnvironmentFailure(f"Wrapper {name!r} is not of the form module:Class.")
+def _import_wrapper(name: str) -> tuple[Callable[..., gym.Env[Any, Any]], dict[str, Any]]:
+    target, *pairs = name.split(",")
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute or not all("=" in pair for pair in pairs):
+        raise EnvironmentFailure(
+            f"Wrapper {name!r} is not of the form module:Class or module:Class,key=value."
+        )
     try:
         wrapper: Callable[..., gym.Env[Any, Any]] = getattr(
             importlib.import_module(module_name), attribute
@@ -105,7 +130,20 @@ def _import_wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any
             f"Wrapper {name!r} cannot be imported ({error}). Expected module:Class, importable "
             "from where the command runs."
         ) from error
-    return wrapper
+    if pairs and not (isinstance(wrapper, type) and issubclass(wrapper, gym.Wrapper)):
+        # A file may name wrappers: arguments go to classes that wrap environments, to no others.
+        raise EnvironmentFailure(
+            f"Found arguments for {target!r}, which is no gymnasium.Wrapper; only those take any."
+        )
+    return wrapper, dict(_argument(pair) for pair in pairs)
+
+
+def _argument(pair: str) -> tuple[str, Any]:
+    key, _, value = pair.partition("=")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 class ZeroFillFrameStack(gym.Wrapper[Any, Any, Any, Any]):

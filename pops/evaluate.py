@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = 50
 MAX_EPISODE_STEPS = 1_000_000
+HASHED_EVERY = 8
+"""Steps between two observations that go into a trajectory's hash; the last one always does."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class EvalResult:
     """(episodes,) int64, environment steps."""
     successes: Array | None = None
     """(episodes,) bool where the environment reports `is_success`, else None."""
+    trajectories: Array | None = None
+    """(episodes,) uint32, a hash of what was observed in each; None if it was not watched."""
+
+    @property
+    def distinct(self) -> int | None:
+        """Number of different trajectories; None if they were not watched."""
+        return None if self.trajectories is None else len(np.unique(self.trajectories))
 
     @property
     def mean(self) -> float:
@@ -72,6 +82,8 @@ class EvalResult:
         }
         if self.successes is not None:
             data["success_rate"] = float(np.mean(self.successes))
+        if self.distinct is not None:
+            data["distinct_trajectories"] = self.distinct
         if returns:
             data["returns"] = [float(r) for r in self.returns]
         return data
@@ -80,11 +92,13 @@ class EvalResult:
 def join(results: Sequence[EvalResult]) -> EvalResult:
     """Evaluations of one policy on disjoint seeds as one."""
     successes = [r.successes for r in results if r.successes is not None]
+    trajectories = [r.trajectories for r in results if r.trajectories is not None]
     return EvalResult(
         tuple(seed for r in results for seed in r.seeds),
         np.concatenate([r.returns for r in results]),
         np.concatenate([r.lengths for r in results]),
         np.concatenate(successes) if len(successes) == len(results) else None,
+        np.concatenate(trajectories) if len(trajectories) == len(results) else None,
     )
 
 
@@ -156,7 +170,8 @@ class EpisodeTable:
         self._next = 0
         self._renew = not like_new(source)
         self._returns = np.zeros(len(seeds), np.float64)
-        self._lengths = np.zeros(len(seeds), np.int64)
+        self._lengths = [0] * len(seeds)
+        self._hashes = [0] * len(seeds)
         self._successes: list[bool | None] = [None] * len(seeds)
         self._envs: list[gym.Env[Any, Any]] = []
         self._episodes: list[int] = []
@@ -202,13 +217,15 @@ class EpisodeTable:
                 what = "a reward" if not math.isfinite(value) else "an observation"
                 raise self._failure(episode, f"returned {what} that is not finite")
             self._returns[episode] += value
-            self._lengths[episode] += 1
+            length = self._lengths[episode] = self._lengths[episode] + 1
             self._observations[place] = observation
+            if terminated or truncated or length % HASHED_EVERY == 0:
+                self._hash(episode, observation)
             if terminated or truncated:
                 if "is_success" in info:
                     self._successes[episode] = bool(info["is_success"])
                 finished.append(place)
-            elif self._lengths[episode] >= MAX_EPISODE_STEPS:
+            elif length >= MAX_EPISODE_STEPS:
                 raise self._failure(episode, "did not end; give it a time limit")
         for place in reversed(finished):
             self._start(place)
@@ -231,6 +248,11 @@ class EpisodeTable:
         self._observations[place] = np.asarray(observation)
         if not _finite(self._observations[place]):
             raise self._failure(episode, "returned an observation that is not finite")
+        self._hash(episode, self._observations[place])
+
+    def _hash(self, episode: int, observation: Array) -> None:
+        seen = np.ascontiguousarray(observation)
+        self._hashes[episode] = zlib.crc32(seen.data, self._hashes[episode])
 
     def _failure(self, episode: int, what: str) -> EnvironmentFailure:
         name = self._source.id if isinstance(self._source, EnvSpec) else "given"
@@ -244,7 +266,8 @@ class EpisodeTable:
         """Every episode, in the order of the seeds."""
         known = [s for s in self._successes if s is not None]
         successes = np.asarray(known, bool) if len(known) == len(self._seeds) else None
-        return EvalResult(self._seeds, self._returns, self._lengths, successes)
+        lengths, hashes = np.asarray(self._lengths, np.int64), np.asarray(self._hashes, np.uint32)
+        return EvalResult(self._seeds, self._returns, lengths, successes, hashes)
 
     def close(self) -> None:
         """Close every environment still open."""

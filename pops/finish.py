@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 import sys
 from importlib import metadata
@@ -15,14 +16,21 @@ from pops import __version__
 from pops.artifact import RUN_FORMAT, save_policy, sha256_file, write_arrays, write_json
 from pops.candidate import Candidate, describe
 from pops.config import CompressConfig
+from pops.evaluate import evaluate
 from pops.gate import Verdict
+from pops.journal import StageResult
+from pops.policy import NumpyPolicy
 from pops.rollout import collect
-from pops.seeds import training_block
+from pops.seeds import screening_seeds, training_block
 from pops.select import Selection
-from pops.spec import EnvSpec
+from pops.spec import EnvSpec, PolicySpec
 from pops.stages import State
 
 CALIBRATION_STATES = 4000
+CALIBRATION_BYTES = 1 << 25
+"""Of large observations there are fewer: 1,188 stacks of four frames of 84 × 84."""
+BESIDE_BLOCK = 90
+BESIDE_EPISODES = 30
 _PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3", "scipy", "cma", "safetensors")
 
 
@@ -66,13 +74,16 @@ def write_run(
         None,
         state.env,
         teacher_share=1.0,
-        states=CALIBRATION_STATES,
+        states=calibration_states(student.spec),
         first_seed=training_block(state.config.seed, "calibration"),
         workers=state.workers,
     )
-    write_arrays(root / "states.npz", {"observations": states})
+    write_arrays(root / "states.npz", {"observations": np.asarray(states)})
     ladder = _write_ladder(state)
     manifest = _manifest(state, selection, verdict, ladder, requested)
+    beside = _play_beside(state, student)
+    if beside is not None:
+        manifest["evaluation"]["beside"] = beside
     manifest["seconds"] = round(seconds, 3)
     manifest["command"] = command
     manifest["student"]["sha256"] = sha256_file(root / "student.safetensors")
@@ -80,6 +91,30 @@ def write_run(
     write_json(root / "manifest.json", manifest)
     _draw(state, manifest)
     return manifest
+
+
+def _play_beside(state: State, student: NumpyPolicy) -> dict[str, Any] | None:
+    """Returns of teacher and student where the environment's spec names a variant of itself."""
+    variant = state.env.variant() if isinstance(state.env, EnvSpec) else None
+    if variant is None:
+        return None
+    start = screening_seeds(state.config.seed, 1, BESIDE_BLOCK)[0]
+    seeds = range(start, start + BESIDE_EPISODES)
+
+    def make() -> StageResult:
+        teacher = evaluate(state.origin.behaviour, variant, seeds, state.workers)
+        mine = evaluate(student, variant, seeds, state.workers)
+        sizes = (state.origin.num_parameters, student.arch.num_parameters)
+        return StageResult({"teacher": teacher.to_json(sizes[0]), "student": mine.to_json(sizes[1])})
+
+    facts = state.journal.stage("finish/beside", make).facts
+    return {"env_kwargs": variant.kwargs, "teacher": facts["teacher"], "student": facts["student"]}
+
+
+def calibration_states(spec: PolicySpec) -> int:
+    """How many states the student visits for `states.npz`."""
+    size = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
+    return max(1, min(CALIBRATION_STATES, CALIBRATION_BYTES // size))
 
 
 def _write_ladder(state: State) -> list[dict[str, Any]]:

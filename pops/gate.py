@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from pops.errors import PopsError
+from pops.errors import GateFailed, PopsError
 from pops.evaluate import EvalResult
 
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20_200_101
+ENOUGH_TRAJECTORIES = 50
+"""Different trajectories that the gate wants to see, or half of the episodes if those are fewer."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Verdict:
     """One-sided lower confidence bound of mean(student - teacher)."""
     margin: float
     reason: str
+    distinct: int | None = None
+    """Different trajectories among the episodes, the teacher's or the student's, the fewer."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
@@ -45,11 +49,26 @@ def margin(teacher: EvalResult, random: EvalResult, max_drop: float = 0.05) -> f
     return max(0.0, min(max_drop * (teacher.mean - random.mean), 0.5 * teacher.std))
 
 
+def needed_trajectories(episodes: int) -> int:
+    """How many of `episodes` have to differ for the gate to have seen anything new."""
+    return min(ENOUGH_TRAJECTORIES, -(-episodes // 2))
+
+
+def _too_alike(distinct: int, episodes: int) -> str:
+    return (
+        f"Only {distinct} of {episodes} episodes differ from each other, expected "
+        f"{needed_trajectories(episodes)} at least: a policy without chance in an environment "
+        "with hardly any repeats what training has seen, which proves nothing. Give the "
+        "environment more chance, as --env-kwargs repeat_action_probability=0.25 does for Atari."
+    )
+
+
 def check_teacher(teacher: EvalResult, random: EvalResult) -> None:
     """Refuse a teacher that is not clearly better than random actions.
 
     Raises:
         PopsError: if T - R is under three standard errors of the difference.
+        GateFailed: if its episodes are too much alike for any gate to pass.
     """
     error = np.hypot(
         teacher.std / np.sqrt(len(teacher.seeds)), random.std / np.sqrt(len(random.seeds))
@@ -63,6 +82,8 @@ def check_teacher(teacher: EvalResult, random: EvalResult) -> None:
             "train the teacher further. A policy that needs to sample its actions may do better "
             "with --stochastic."
         )
+    if teacher.distinct is not None and teacher.distinct < needed_trajectories(len(teacher.seeds)):
+        raise GateFailed(_too_alike(teacher.distinct, len(teacher.seeds)))
 
 
 def lower_bound(differences: np.ndarray[Any, Any], alpha: float) -> float:
@@ -108,4 +129,8 @@ def judge(student: EvalResult, teacher: EvalResult, margin: float, alpha: float 
         f"{teacher.mean:.2f}; with {100 * (1 - alpha):.4g} % confidence the difference is no "
         f"lower than {bound:+.2f}, {relation} {allowed}."
     )
-    return Verdict(passed, drop, bound, margin, reason)
+    known = [n for n in (student.distinct, teacher.distinct) if n is not None]
+    distinct = min(known) if known else None
+    if distinct is not None and distinct < needed_trajectories(episodes):
+        return Verdict(False, drop, bound, margin, _too_alike(distinct, episodes), distinct)
+    return Verdict(passed, drop, bound, margin, reason, distinct)

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
+
 from pops.artifact import (
     load_policy,
     read_arrays,
@@ -27,8 +29,8 @@ from pops.artifact import (
     write_json,
 )
 from pops.errors import ArtifactError, UsageError
+from pops.frames import STACKS_FIELDS, Stacks, States, open_stacks, write_stacks
 from pops.policy import NumpyPolicy
-from pops.spec import Array
 
 JOURNAL_FORMAT = "pops-journal-1"
 _FAMILY = "pops-journal-"
@@ -43,7 +45,7 @@ class StageResult:
 
     facts: dict[str, Any] = field(default_factory=dict)
     policies: Mapping[str, NumpyPolicy] = field(default_factory=dict)
-    arrays: Mapping[str, Array] = field(default_factory=dict)
+    arrays: Mapping[str, States] = field(default_factory=dict)
 
 
 class Journal:
@@ -151,8 +153,12 @@ def _write(folder: Path, result: StageResult) -> None:
     try:
         for name, policy in result.policies.items():
             save_policy(partial / f"{name}.safetensors", policy)
-        if result.arrays:
-            write_arrays(partial / "arrays.npz", dict(result.arrays))
+        dense = {k: np.asarray(v) for k, v in result.arrays.items() if not isinstance(v, Stacks)}
+        for name, states in result.arrays.items():
+            if isinstance(states, Stacks):
+                dense.update(write_stacks(partial, name, states))
+        if dense:
+            write_arrays(partial / "arrays.npz", dense)
         write_json(partial / "facts.json", result.facts)
         os.chmod(partial, 0o755)
         os.rename(partial, folder)
@@ -168,9 +174,19 @@ def _write(folder: Path, result: StageResult) -> None:
 
 
 def _read(folder: Path) -> StageResult:
-    arrays = folder / "arrays.npz"
+    file = folder / "arrays.npz"
+    arrays: dict[str, States] = dict(read_arrays(file)) if file.is_file() else {}
+    for path in sorted(folder.glob("*.planes.npy")):
+        name = path.name.partition(".")[0]
+        try:
+            index, last = (np.asarray(arrays.pop(f"{name}.{key}")) for key in STACKS_FIELDS)
+            arrays[name] = open_stacks(path, index, last)
+        except (KeyError, ValueError, OSError) as error:
+            raise ArtifactError(
+                f"{path} is damaged ({error}). Start anew with --overwrite."
+            ) from error
     return StageResult(
         read_json(folder / "facts.json"),
         {path.stem: load_policy(path)[0] for path in sorted(folder.glob("*.safetensors"))},
-        read_arrays(arrays) if arrays.is_file() else {},
+        arrays,
     )

@@ -25,7 +25,7 @@ from pops.seeds import random_seeds, training_block
 from pops.spec import EnvSpec
 from pops.workers import Workers, available_cores
 
-CALIBRATION_STATES = 4000
+calibration_states = 4000
 
 
 def pick(
@@ -71,7 +71,7 @@ def pick(
             None,
             env,
             teacher_share=1.0,
-            states=CALIBRATION_STATES,
+            states=calibration_states(policy.spec),
             first_seed=training_block(manifest["seed"], "calibration"),
             workers=pool,
         )
@@ -84,7 +84,7 @@ def pick(
     save_policy(target / "student.safetensors", policy, {"algorithm": "PoPS"})
     teacher_file = original.path / "teacher.safetensors"
     write_bytes(target / "teacher.safetensors", teacher_file.read_bytes())
-    write_arrays(target / "states.npz", {"observations": states})
+    write_arrays(target / "states.npz", {"observations": np.asarray(states)})
     picked = _manifest(manifest, rung, verdict, results)
     picked["student"]["sha256"] = sha256_file(target / "student.safetensors")
     picked["picked_from"] = {"run": str(run), "max_params": max_params}

@@ -9,7 +9,6 @@ the size converges. Then search below that size, and let the gate judge.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,10 +94,8 @@ def compress(
     config = requested.resolved()
     source: EnvSource = EnvSpec(env) if isinstance(env, str) else env
     origin = as_teacher(teacher, source)
-    known = origin.spec.env
-    if isinstance(source, EnvSpec) and known is not None and not source.frame_stack:
-        # A zoo's settings, or the teacher's own, may stack frames; all else is as it was asked for.
-        source = dataclasses.replace(source, frame_stack=known.frame_stack)
+    if isinstance(source, EnvSpec):
+        source = source.like(origin.spec.env)
     check_fit(origin.spec, source)
     if overwrite:
         _keep_teacher(origin.source, Path(out))

@@ -21,7 +21,7 @@ from pops.distill import Lesson, fit, student_network
 from pops.evaluate import EvalResult, evaluate
 from pops.network import PolicyNetwork, Scaling, nonzeros, to_numpy
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer, collect, label
+from pops.rollout import ReplayBuffer, collect_labelled
 from pops.seeds import derive, training_block
 from pops.spec import FloatArray
 from pops.workers import Workers
@@ -170,7 +170,7 @@ def iterative_policy_pruning(
         elif result.mean < guard.lower_bound or not run.pruning:
             failures, run.pruning = failures + 1, False
         share = lesson.config.mixture_decay if lesson.config.student_states else 1.0
-        observations = collect(
+        observations, labels = collect_labelled(
             lesson.teacher,
             policy if lesson.config.student_states else None,
             lesson.env,
@@ -180,7 +180,7 @@ def iterative_policy_pruning(
             workers=workers,
             sampler=lesson.sampler,
         )
-        buffer.add(observations, label(lesson.teacher, observations))
+        buffer.add(observations, labels)
         collected += len(observations)
     left = nonzeros(best)
     sparsity = 1.0 - sum(left) / arch.num_weights

@@ -11,6 +11,7 @@ import numpy as np
 from pops.candidate import Candidate, describe
 from pops.distill import Lesson
 from pops.evaluate import EvalResult
+from pops.frames import States, join_states
 from pops.journal import StageResult
 
 
@@ -23,17 +24,21 @@ def result_to(result: EvalResult | None) -> dict[str, Any] | None:
         "returns": [float(r) for r in result.returns],
         "lengths": [int(n) for n in result.lengths],
         "successes": None if result.successes is None else [bool(s) for s in result.successes],
+        "trajectories": None
+        if result.trajectories is None
+        else [int(t) for t in result.trajectories],
     }
 
 
 def result_from(data: dict[str, Any]) -> EvalResult:
     """What `result_to` wrote."""
-    successes = data["successes"]
+    successes, trajectories = data["successes"], data.get("trajectories")
     return EvalResult(
         tuple(data["seeds"]),
         np.asarray(data["returns"], np.float64),
         np.asarray(data["lengths"], np.int64),
         None if successes is None else np.asarray(successes, bool),
+        None if trajectories is None else np.asarray(trajectories, np.uint32),
     )
 
 
@@ -41,11 +46,11 @@ def candidate_to(
     candidate: Candidate, lesson: Lesson, others: Sequence[Candidate] = ()
 ) -> StageResult:
     """A candidate with the states that it, or all `others`, visited."""
-    arrays = {}
+    arrays: dict[str, States] = {}
     sources = [c for c in (others or [candidate]) if c.own_labels is not None]
     if sources:
         arrays = {
-            "inputs": np.concatenate([c.own_inputs for c in sources if c.own_inputs is not None]),
+            "inputs": join_states([c.own_inputs for c in sources if c.own_inputs is not None]),
             "labels": np.concatenate([c.own_labels for c in sources if c.own_labels is not None]),
         }
     facts = {

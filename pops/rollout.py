@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 
 from pops.envs import EnvSource
 from pops.evaluate import EpisodeTable, EvalResult
+from pops.frames import Stacks, States, join_states
 from pops.policy import NumpyPolicy
 from pops.spec import Array, DiscreteActions, FloatArray, Policy, PolicySpec
 from pops.workers import Workers
@@ -54,54 +56,77 @@ def play_sampling(
     return table.result()
 
 
-def _collect_part(
-    teacher: Policy,
-    student: Policy | None,
-    env: EnvSource,
-    sampler: Sampler | None,
-    teacher_share: float,
-    states: int,
-    seeds: tuple[int, ...],
-) -> Array:
+@dataclass(frozen=True)
+class _Walk:
+    """One part of a collection."""
+
+    teacher: Policy
+    student: Policy | None
+    env: EnvSource
+    sampler: Sampler | None
+    teacher_share: float
+    states: int
+    seeds: tuple[int, ...]
+    labelled: bool
+
+
+def _collect_part(walk: _Walk) -> tuple[States, FloatArray | None]:
     """Visit at least `states` states; whole episodes but for the last."""
-    rng = np.random.default_rng((seeds[0], 3))
-    table = EpisodeTable(env, seeds, SIDE_BY_SIDE)
+    rng = np.random.default_rng((walk.seeds[0], 3))
+    table = EpisodeTable(walk.env, walk.seeds, SIDE_BY_SIDE)
     visited: list[Array] = []
+    outputs: list[FloatArray | None] = []
     try:
-        while len(table) and len(visited) < states:
+        while len(table) and len(visited) < walk.states:
             observations = table.observations()
             visited.extend(observations)
-            actions = _mixed_actions(teacher, student, sampler, observations, teacher_share, rng)
+            actions, known = _mixed_actions(walk, observations, rng)
+            outputs.extend([None] * len(observations) if known is None else known)
             table.step(actions)
     finally:
         table.close()
-    return np.stack(visited[:states])
+    states = _keep(walk.teacher.spec, visited[: walk.states])
+    if not walk.labelled:
+        return states, None
+    # What the teacher put out while it acted is its label; the rest is still to be asked for.
+    rest = [i for i, known in enumerate(outputs[: walk.states]) if known is None]
+    if rest:
+        asked = label(walk.teacher, [visited[i] for i in rest])
+        for i, answer in zip(rest, asked):
+            outputs[i] = answer
+    return states, np.stack([o for o in outputs[: walk.states] if o is not None])
+
+
+def _keep(spec: PolicySpec, observations: list[Array]) -> States:
+    if len(spec.input_shape) == 3:
+        return Stacks.of(observations, spec.channels_last)
+    return np.stack(observations)
 
 
 def _mixed_actions(
-    teacher: Policy,
-    student: Policy | None,
-    sampler: Sampler | None,
-    observations: Array,
-    teacher_share: float,
-    rng: np.random.Generator,
-) -> Array:
-    by_teacher = rng.random(len(observations)) < teacher_share
-    if student is None:
+    walk: _Walk, observations: Array, rng: np.random.Generator
+) -> tuple[Array, FloatArray | None]:
+    """Actions of teacher and student, and the teacher's outputs where it was asked."""
+    by_teacher = rng.random(len(observations)) < walk.teacher_share
+    if walk.student is None:
         by_teacher[:] = True
-    actions = None
-    if student is not None and not by_teacher.all():
-        actions = student.act(observations)
+    actions = outputs = None
+    if walk.student is not None and not by_teacher.all():
+        actions = walk.student.act(observations)
     if by_teacher.any():
-        if sampler is None:
-            taught = teacher.act(observations)
+        if walk.labelled or walk.sampler is not None:
+            outputs = walk.teacher.outputs(observations)
+        if outputs is None:
+            taught = walk.teacher.act(observations)
+        elif walk.sampler is None:
+            taught = walk.teacher.spec.decode(outputs)
         else:
-            taught = sampler.sample(teacher.outputs(observations), [rng] * len(observations))
+            taught = walk.sampler.sample(outputs, [rng] * len(observations))
         if actions is None:
-            return taught
+            return taught, outputs
         actions = np.where(by_teacher.reshape(-1, *[1] * (taught.ndim - 1)), taught, actions)
     assert actions is not None
-    return actions
+    return actions, outputs
 
 
 def collect(
@@ -114,7 +139,7 @@ def collect(
     first_seed: int,
     workers: Workers,
     sampler: Sampler | None = None,
-) -> Array:
+) -> States:
     """Visit states with a mixture of teacher and student (DAgger, Ross et al. 2011).
 
     Args:
@@ -128,48 +153,77 @@ def collect(
         sampler: samples the teacher's actions; None for deterministic ones.
 
     Returns:
-        (states, *observation_shape), as the environment returned them.
+        (states, *observation_shape), as the environment returned them; images as `Stacks`.
     """
-    share = -(-states // TASKS)
+    walk = _Walk(teacher, student, env, sampler, teacher_share, states, (first_seed,), False)
+    return _collect(walk, workers)[0]
+
+
+def collect_labelled(
+    teacher: Policy,
+    student: Policy | None,
+    env: EnvSource,
+    *,
+    teacher_share: float,
+    states: int,
+    first_seed: int,
+    workers: Workers,
+    sampler: Sampler | None = None,
+) -> tuple[States, FloatArray]:
+    """`collect`, and the teacher's outputs (states, n_outputs) for what was visited."""
+    walk = _Walk(teacher, student, env, sampler, teacher_share, states, (first_seed,), True)
+    found, labels = _collect(walk, workers)
+    assert labels is not None
+    return found, labels
+
+
+def _collect(walk: _Walk, workers: Workers) -> tuple[States, FloatArray | None]:
+    share = -(-walk.states // TASKS)
     tasks = []
     for part in range(TASKS):
-        start = first_seed + part * (share + 2)
+        start = walk.seeds[0] + part * (share + 2)
         seeds = tuple(range(start, start + share + 2))
-        tasks.append((teacher, student, env, sampler, teacher_share, share, seeds))
-    return np.concatenate(workers.map(_collect_part, tasks))[:states]
+        tasks.append((dataclasses.replace(walk, states=share, seeds=seeds),))
+    parts = workers.map(_collect_part, tasks)
+    states = join_states([found for found, _ in parts])[: walk.states]
+    labels = [part for _, part in parts if part is not None]
+    return states, np.concatenate(labels)[: walk.states] if labels else None
 
 
 class ReplayBuffer:
     """States with the teacher's outputs, all kept.
 
-    Dense observations are preprocessed once; images stay as they came (uint8).
+    Dense observations are preprocessed once; images stay as they came, every plane once.
     """
 
     def __init__(self, spec: PolicySpec) -> None:
         self._spec = spec
         self._is_image = len(spec.input_shape) == 3
-        self._inputs: list[Array] = []
+        self._inputs: list[States] = []
         self._labels: list[FloatArray] = []
 
     def __len__(self) -> int:
         """Number of states."""
         return sum(len(part) for part in self._labels)
 
-    def add(self, observations: Array, labels: FloatArray) -> None:
+    def add(self, observations: States, labels: FloatArray) -> None:
         """Keep observations (N, *observation_shape) with labels (N, n_outputs)."""
-        kept = observations if self._is_image else self._spec.preprocess(observations)
-        self._inputs.append(kept)
+        if not self._is_image:
+            observations = self._spec.preprocess(np.asarray(observations))
+        elif not isinstance(observations, Stacks):
+            observations = Stacks.of(observations, self._spec.channels_last)
+        self._inputs.append(observations)
         self._labels.append(np.asarray(labels, np.float32))
 
-    def arrays(self) -> tuple[Array, FloatArray]:
+    def arrays(self) -> tuple[States, FloatArray]:
         """Everything: inputs (N, ...) as they are kept, and labels (N, n_outputs)."""
         if len(self._labels) > 1:
-            self._inputs = [np.concatenate(self._inputs)]
+            self._inputs = [join_states(self._inputs)]
             self._labels = [np.concatenate(self._labels)]
         return self._inputs[0], self._labels[0]
 
-    def extend(self, inputs: Array, labels: FloatArray) -> None:
-        """Add arrays that another buffer's `arrays` gave."""
+    def extend(self, inputs: States, labels: FloatArray) -> None:
+        """Add what another buffer's `arrays` gave."""
         self._inputs.append(inputs)
         self._labels.append(labels)
 
@@ -182,20 +236,28 @@ class ReplayBuffer:
     def batch(self, index: Array) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (batch, *input_shape) float32 and labels of the states at `index`."""
         inputs, labels = self.arrays()
-        chosen = inputs[index]
-        if self._is_image:
-            chosen = self._spec.preprocess(chosen)
-        return torch.from_numpy(chosen), torch.from_numpy(labels[index])
+        if not isinstance(inputs, Stacks):
+            return torch.from_numpy(inputs[index]), torch.from_numpy(labels[index])
+        normaliser = self._spec.normaliser
+        if normaliser is not None and (len(normaliser.mean) > 1 or normaliser.clip is not None):
+            images = torch.from_numpy(self._spec.preprocess(inputs.observations(index)))
+        else:
+            images = torch.from_numpy(inputs.gather(index)).to(torch.float32)
+            if normaliser is not None:
+                images.sub_(normaliser.mean[0]).div_(normaliser.std[0])
+        return images, torch.from_numpy(labels[index])
 
 
-def label(teacher: Policy, observations: Array, chunk: int = 4096) -> FloatArray:
+def label(
+    teacher: Policy, observations: Sequence[Array] | Array, chunk: int | None = None
+) -> FloatArray:
     """The teacher's outputs (N, n_outputs) for observations (N, *observation_shape)."""
-    if not isinstance(teacher, NumpyPolicy):
-        return np.concatenate(
-            [teacher.outputs(observations[i : i + 256]) for i in range(0, len(observations), 256)]
-        )
+    if chunk is None:
+        # A convolution unfolds its input: few images at a time.
+        image = len(teacher.spec.input_shape) == 3
+        chunk = 32 if image else 4096 if isinstance(teacher, NumpyPolicy) else 256
     parts = [
-        teacher.forward(teacher.spec.preprocess(observations[i : i + chunk]))
+        teacher.outputs(np.asarray(observations[i : i + chunk]))
         for i in range(0, len(observations), chunk)
     ]
     return np.concatenate(parts)

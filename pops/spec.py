@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
@@ -92,6 +92,32 @@ class EnvSpec:
     wrappers: tuple[str, ...] = ()
     frame_stack: int = 0
     """Frames stacked on the last axis, zero-filled at reset as VecFrameStack does; 0 for none."""
+    beside: dict[str, Any] = field(default_factory=dict)
+    """Other keyword arguments under which returns are reported too; nothing is judged by those."""
+
+    def like(self, known: EnvSpec | None) -> EnvSpec:
+        """This environment, with what is not asked for as `known` has it.
+
+        Frames are stacked as in `known`; where both have the same id, its keyword arguments
+        and wrappers hold too unless others are given.
+        """
+        if known is None:
+            return self
+        asked = replace(self, frame_stack=self.frame_stack or known.frame_stack)
+        if self.id.rpartition(":")[2] != known.id.rpartition(":")[2]:
+            return asked
+        return replace(
+            asked,
+            kwargs={**known.kwargs, **self.kwargs},
+            wrappers=self.wrappers or known.wrappers,
+            beside=self.beside or known.beside,
+        )
+
+    def variant(self) -> EnvSpec | None:
+        """The environment under the keyword arguments `beside`; None if there are none."""
+        if not self.beside:
+            return None
+        return replace(self, kwargs={**self.kwargs, **self.beside}, beside={})
 
     def __hash__(self) -> int:
         return hash(repr(self))

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from pops.arch import NetArch
 from pops.candidate import Candidate, can_inherit, inherit, teach
 from pops.config import CompressConfig
@@ -20,7 +22,7 @@ from pops.network import Scaling
 from pops.policy import NumpyPolicy, Parameters
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
 from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
-from pops.rollout import ReplayBuffer, Sampler, collect, label, play_sampling
+from pops.rollout import ReplayBuffer, Sampler, collect_labelled, play_sampling
 from pops.seeds import random_seeds, screening_seeds, training_block
 from pops.shrink import shrink
 from pops.students import Origin
@@ -136,7 +138,7 @@ def visit_stage(state: State) -> None:
     state.buffer = ReplayBuffer(spec)
 
     def make() -> StageResult:
-        observations = collect(
+        observations, labels = collect_labelled(
             state.origin.behaviour,
             None,
             state.env,
@@ -147,16 +149,16 @@ def visit_stage(state: State) -> None:
             sampler=state.sampler(),
         )
         buffer = ReplayBuffer(spec)
-        buffer.add(observations, label(state.origin.behaviour, observations))
+        buffer.add(observations, labels)
         inputs, labels = buffer.arrays()
         return StageResult(arrays={"inputs": inputs, "labels": labels})
 
     arrays = state.journal.stage("start/states", make).arrays
-    inputs, labels = arrays["inputs"], arrays["labels"]
+    inputs, labels = arrays["inputs"], np.asarray(arrays["labels"])
     _remember(state, arrays)
     temperature = config.distill.temperature or calibrate_temperature(spec, labels)
     dense = len(spec.input_shape) == 1
-    scaling = Scaling.of(inputs) if dense and config.distill.standardise else None
+    scaling = Scaling.of(np.asarray(inputs)) if dense and config.distill.standardise else None
     state.lesson = Lesson(
         state.origin.behaviour,
         state.env,

@@ -39,18 +39,17 @@ class EnvOptions:
     env_kwargs: tuple[str, ...] = ()
     """Keyword arguments of the environment, as key=value."""
     wrapper: tuple[str, ...] = ()
-    """Wrappers as module:Class, the innermost first."""
+    """Wrappers as module:Class or module:Class,key=value, the innermost first."""
     frame_stack: int = 0
     """Frames stacked on the last axis, zeros at reset."""
 
     def spec(self, otherwise: EnvSpec | None = None) -> EnvSpec:
-        """The environment that was asked for, or `otherwise`."""
-        if self.env is None:
-            if otherwise is None:
-                raise UsageError("Found no --env; expected an environment id such as CartPole-v1.")
-            return otherwise
+        """The environment that was asked for; what is left open is as in `otherwise`."""
+        name = self.env or (otherwise.id if otherwise is not None else None)
+        if name is None:
+            raise UsageError("Found no --env; expected an environment id such as CartPole-v1.")
         kwargs = parse_env_kwargs(self.env_kwargs)
-        return EnvSpec(self.env, kwargs, self.wrapper, self.frame_stack)
+        return EnvSpec(name, kwargs, self.wrapper, self.frame_stack).like(otherwise)
 
 
 def info(

@@ -53,9 +53,9 @@ def load_teacher(
         path: a Stable-Baselines3 or sb3-contrib zip, a safetensors policy of pops, a torch
             state dict, a `.cleanrl_model`, an ONNX chain, or a folder that pops wrote.
         env: the environment to act in, or a function that makes it; it is made once, action
-            bounds are taken from it and the teacher's spaces are checked against it. Where
-            a policy of pops, or a zoo `config.yml` beside the file, stacks frames and `env`
-            does not, the `spec.env` of the result stacks them.
+            bounds are taken from it and the teacher's spaces are checked against it. What it
+            leaves open is as a policy of pops has it (`EnvSpec.like`); a zoo `config.yml`
+            beside the file may stack frames. The `spec.env` of the result is what was made.
         vecnormalize: VecNormalize statistics; looked for beside the file when None.
         activation: of the hidden layers, where the file does not tell it or tells it wrongly.
 
@@ -72,10 +72,12 @@ def load_teacher(
     file = teacher_file(path)
     contents = read_contents(file, activation)
     zoo = read_zoo(file)
-    if isinstance(env, EnvSpec) and not env.frame_stack:
+    if isinstance(env, EnvSpec):
         known = contents.policy.spec.env if contents.policy is not None else None
-        stack = known.frame_stack if known is not None else zoo.frame_stack
-        env = dataclasses.replace(env, frame_stack=stack)
+        if known is not None:
+            env = env.like(known)
+        elif not env.frame_stack:
+            env = dataclasses.replace(env, frame_stack=zoo.frame_stack)
     statistics = observation_statistics(file, contents, vecnormalize)
     policy = fit(contents, env, statistics)
     facts = contents_facts(contents, zoo)

@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from pops.artifact import read_json, save_policy, sha256_file, write_bytes, write_json
-from pops.errors import ArtifactError, MissingPackage, PopsError
+from pops.errors import ArtifactError, EnvironmentFailure, MissingPackage, PopsError
 from pops.evaluate import EvalResult, evaluate
 from pops.seeds import derive, screening_seeds, training_block
+from pops.spec import EnvSpec
 from pops.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pops.train.config import TrainConfig
 from pops.train.folder import TRAIN_FORMAT, TrainFolder
 from pops.train.model import build_model, check_finite, policy_of, zip_bytes
 from pops.train.plan import Plan, make_plan
 from pops.train.view import View, resume_command
+from pops.workers import available_cores
 
 MAX_LOOKS = 90
 """Blocks of seeds for final evaluations; `screening_seeds` has a hundred that are disjoint."""
+
+
+BESIDE_BLOCK = 99
+BESIDE_EPISODES = 30
 
 
 class Interrupted(PopsError):
@@ -64,7 +70,8 @@ def train(config: TrainConfig) -> TrainResult:
         Interrupted: on Ctrl-C.
     """
     plan = make_plan(config)
-    with _one_thread(), View(plan, quiet=config.quiet) as view:
+    threads = available_cores() if plan.preset.images else 1
+    with _threads(threads), View(plan, quiet=config.quiet) as view:
         model = build_model(plan, config.device)
         try:
             folder = TrainFolder(config.out, plan, resume=config.resume, overwrite=config.overwrite)
@@ -116,6 +123,12 @@ class _Session:
         steps = min(self.plan.eval_every, self.plan.timesteps - model.num_timesteps)
         try:
             model.learn(steps, callback=self.view.callback(), reset_num_timesteps=False)
+        except (EOFError, ConnectionError) as error:
+            raise EnvironmentFailure(
+                f"A process that steps {self.plan.env.id} ended at step {model.num_timesteps:,}; "
+                "what it said stands above. What was trained up to the last evaluation is kept, "
+                "and --resume goes on from there."
+            ) from error
         except (ValueError, RuntimeError, FloatingPointError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise PopsError(
@@ -155,8 +168,10 @@ class _Session:
     def _block(self) -> int:
         return derive(self.plan.seed, "train", "evaluation")
 
-    def _play(self, zipped: bytes, seeds: range) -> EvalResult:
-        return evaluate(policy_of(zipped, self.plan.env), self.plan.env, seeds)
+    def _play(self, zipped: bytes, seeds: range, env: EnvSpec | None = None) -> EvalResult:
+        policy = policy_of(zipped, self.plan.env)
+        workers = available_cores() if self.plan.preset.images else 1
+        return evaluate(policy, env or self.plan.env, seeds, workers)
 
     def _finish(self) -> TrainResult:
         plan, progress, folder = self.plan, self.progress, self.folder
@@ -166,6 +181,11 @@ class _Session:
         policy = policy_of(progress.best, plan.env)
         met, reason = self._met() or plan.objective is None, self._reason()
         evaluation = {**progress.final, "num_parameters": policy.arch.num_parameters}
+        variant = plan.env.variant()
+        if variant is not None:
+            seeds = screening_seeds(self._block(), BESIDE_EPISODES, block=BESIDE_BLOCK)
+            beside = self._play(progress.best, seeds, variant).to_json(None)
+            evaluation["beside"] = {"env_kwargs": variant.kwargs, **beside}
         extra = {
             "algorithm": plan.algorithm.upper(),
             "library_version": version("stable-baselines3"),
@@ -230,15 +250,15 @@ def _log_to(model: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """More than one thread changes the order of sums, and is slower on networks this small."""
+def _threads(count: int) -> Iterator[None]:
+    """Dense networks this small are slower on several threads; convolutions use every core."""
     try:
         import torch
     except ImportError as error:
         raise MissingPackage("torch", "train", "pops train") from error
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

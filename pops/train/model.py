@@ -79,7 +79,7 @@ def build_model(plan: Plan, device: str) -> Any:
         import torch
         from stable_baselines3.common.preprocessing import is_image_space
         from stable_baselines3.common.utils import set_random_seed
-        from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+        from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
     except ImportError as error:
         raise MissingPackage(error.name or "stable-baselines3", "train", "pops train") from error
 
@@ -93,9 +93,10 @@ def build_model(plan: Plan, device: str) -> Any:
         def _update_current_progress_remaining(self, num_timesteps: int, total: int) -> None:
             super()._update_current_progress_remaining(num_timesteps, self.budget)
 
-    env = VecMonitor(
-        DummyVecEnv([lambda: CheckedEnv(make_env(plan.env), plan.env.id)] * plan.n_envs)
-    )
+    makers = [lambda: CheckedEnv(make_env(plan.training_env), plan.env.id)] * plan.n_envs
+    # A step of a game with images is worth a process; one of CartPole is not.
+    apart = plan.preset.images and plan.n_envs > 1
+    env = VecMonitor(SubprocVecEnv(makers) if apart else DummyVecEnv(makers))
     activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[plan.preset.activation]
     image = is_image_space(env.observation_space)
     set_random_seed(derive(plan.seed, "initial weights"))

@@ -39,6 +39,12 @@ class Plan:
     objective: float | None
     seed: int
 
+    @property
+    def training_env(self) -> EnvSpec:
+        """The environment to train in: the same, with the preset's wrappers for training."""
+        wrappers = (*self.env.wrappers, *self.preset.training_wrappers)
+        return dataclasses.replace(self.env, wrappers=wrappers)
+
     def to_json(self) -> dict[str, Any]:
         """What a resumed training must have in common with its start, JSON-ready."""
         data = dataclasses.asdict(self)
@@ -47,6 +53,7 @@ class Plan:
             **data,
             "widths": list(self.widths),
             "env": {**data["env"], "wrappers": list(self.env.wrappers)},
+            "training_wrappers": list(preset["training_wrappers"]),
             "hyperparameters": {k: str(v) for k, v in preset["hyperparameters"].items()},
             "activation": preset["activation"],
         }
@@ -73,7 +80,11 @@ def make_plan(config: TrainConfig) -> Plan:
         )
     preset = find_preset(config.env, algorithm, config.preset)
     env = dataclasses.replace(
-        env, wrappers=(*preset.wrappers, *env.wrappers), frame_stack=preset.frame_stack
+        env,
+        kwargs={**preset.env_kwargs, **env.kwargs},
+        wrappers=(*preset.wrappers, *env.wrappers),
+        frame_stack=preset.frame_stack,
+        beside=dict(preset.beside),
     )
     objective = config.objective
     if objective is None:

@@ -48,7 +48,16 @@ class Preset:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of Stable-Baselines3's algorithm."""
     wrappers: tuple[str, ...] = ()
+    """Of the environment, in training and evaluation; the policy needs them."""
+    training_wrappers: tuple[str, ...] = ()
+    """Round those, in training alone."""
     frame_stack: int = 0
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment, unless others are given."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments under which returns are reported too."""
+    images: bool = False
+    """NatureCNN (32-64-64-512, Mnih et al. 2015) reads the observation; `widths` come after it."""
 
 
 _CARTPOLE_DQN = Preset(
@@ -172,6 +181,39 @@ _PENDULUM_SAC = Preset(
     hyperparameters={"learning_rate": 1e-3},
 )
 
+_ATARI = Preset(
+    timesteps=10_000_000,
+    widths=(),
+    n_envs=8,
+    eval_every=102_400,
+    hyperparameters={
+        "n_steps": 128,
+        "n_epochs": 4,
+        "batch_size": 256,
+        "learning_rate": Linear(2.5e-4),
+        "clip_range": Linear(0.1),
+        "vf_coef": 0.5,
+        "ent_coef": 0.01,
+    },
+    wrappers=("pops.atari:AtariFrames",),
+    training_wrappers=(
+        "pops.atari:EpisodePerLife",
+        "stable_baselines3.common.atari_wrappers:ClipRewardEnv",
+    ),
+    frame_stack=4,
+    # Machado et al. 2018: without chance in the game a policy can learn it by heart.
+    env_kwargs={"repeat_action_probability": 0.25},
+    beside={"repeat_action_probability": 0.0},
+    images=True,
+)
+_PONG = dataclasses.replace(
+    _ATARI,
+    objective=18.0,
+    # The three actions that matter, as in the PoPS paper: RIGHT moves up, LEFT moves down.
+    wrappers=(*_ATARI.wrappers, "pops.atari:OnlyActions,keep=NOOP+RIGHT+LEFT"),
+)
+_MSPACMAN = dataclasses.replace(_ATARI, objective=2000.0)
+
 TABLE: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
     {
         "CartPole-v0": {"ppo": _CARTPOLE_PPO, "a2c": _CARTPOLE_A2C, "dqn": _CARTPOLE_DQN},
@@ -184,6 +226,8 @@ TABLE: Mapping[str, Mapping[str, Preset]] = MappingProxyType(
         },
         "LunarLanderContinuous-v3": {"ppo": _LUNAR_PPO, "a2c": _LUNAR_A2C, "sac": _LUNAR_SAC},
         "Pendulum-v1": {"ppo": _PENDULUM_PPO, "sac": _PENDULUM_SAC},
+        "PongNoFrameskip-v4": {"ppo": _PONG},
+        "MsPacmanNoFrameskip-v4": {"ppo": _MSPACMAN},
     }
 )
 """By environment id; the first fitting algorithm of an entry is its default."""
@@ -240,9 +284,9 @@ def default_algorithm(env_id: str, discrete: bool) -> str:
 
 
 def find_preset(env_id: str, algorithm: str, name: PresetName) -> Preset:
-    """The table's entry, with the paper's network where `name` is 'paper'."""
+    """The table's entry, with the paper's network where `name` is 'paper'; for images it has that."""
     preset = TABLE.get(_key(env_id), {}).get(algorithm, FALLBACK[algorithm])
-    if name == "paper":
+    if name == "paper" and not preset.images:
         return dataclasses.replace(preset, widths=PAPER_WIDTHS[algorithm], activation="relu")
     return preset
 

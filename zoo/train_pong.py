@@ -1,0 +1,310 @@
+"""Train the zoo's Pong teacher by imitation (DAgger), faster than by reward on a small machine.
+
+A network on pixels plays; a scripted player that reads the emulator's memory says for every
+state what it would have done; the network learns to do the same (Ross et al. 2011). Half of the
+games have sticky actions. The network is NatureCNN on the frames that the spec describes.
+
+    python zoo/train_pong.py --out runs/pong-teacher [--start policy.pth] [--rounds 24]
+
+`--start` takes weights to begin with (a `policy.pth` of a Stable-Baselines3 PPO `CnnPolicy`);
+without it training begins from nothing and needs about twice the rounds. Run it again with the
+same arguments to go on after a stop: the rounds in `--out` are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scripted_pong import MEMORY, ScriptedPong
+from torch import nn
+
+from pops.arch import Conv, NetArch
+from pops.artifact import atomic_path, save_policy, write_arrays, write_json
+from pops.envs import make_env
+from pops.evaluate import evaluate
+from pops.network import PolicyNetwork, Scaling, initialise, to_numpy
+from pops.policy import NumpyPolicy
+from pops.spec import DiscreteActions, EnvSpec, Normaliser, PolicySpec
+
+WRAPPERS = ("pops.atari:AtariFrames", "pops.atari:OnlyActions,keep=NOOP+RIGHT+LEFT")
+STICKY = {"repeat_action_probability": 0.25}
+FRAMES = 4
+GAMES = 16
+"""Games under way at a time; every other one has sticky actions."""
+BATCH = 256
+NATURE_CNN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
+
+
+def teacher_spec() -> PolicySpec:
+    """What the teacher sees and does."""
+    return PolicySpec(
+        observation_shape=(84, 84, FRAMES),
+        actions=DiscreteActions(3),
+        output="logits",
+        observation_dtype="uint8",
+        channels_last=True,
+        normaliser=Normaliser((0.0,), (255.0,)),
+        env=EnvSpec("PongNoFrameskip-v4", STICKY, WRAPPERS, FRAMES),
+    )
+
+
+def nature_cnn() -> NetArch:
+    """32-64-64-512 (Mnih et al. 2015)."""
+    return NetArch((FRAMES, 84, 84), 3, (512,), ("relu",), NATURE_CNN)
+
+
+class Collector:
+    """Games that go on from round to round, played by the network, labelled by the script."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._games = seed, 0
+        single = [EnvSpec("PongNoFrameskip-v4", k, WRAPPERS) for k in ({}, STICKY)]
+        self._envs = [make_env(single[i % 2]) for i in range(GAMES)]
+        self._scripts = [ScriptedPong() for _ in self._envs]
+        self._rng = np.random.default_rng((seed, 0))
+        self._stacks = np.zeros((GAMES, FRAMES, 84, 84), np.uint8)
+        self._age = np.zeros(GAMES, np.int64)
+        self._returns = np.zeros(GAMES)
+        for place in range(GAMES):
+            self._reset(place)
+
+    def _reset(self, place: int) -> None:
+        self._games += 1
+        observation, _ = self._envs[place].reset(seed=self._seed + self._games)
+        self._scripts[place].reset()
+        self._stacks[place] = 0
+        self._stacks[place, -1] = observation[..., 0]
+        self._age[place] = 0
+        self._returns[place] = 0.0
+
+    def collect(self, network: nn.Module, steps: int, script_share: float) -> dict[str, Any]:
+        """Frames (games, 3 + steps, 84, 84), labels and ages (games, steps), finished returns."""
+        frames = np.zeros((GAMES, FRAMES - 1 + steps, 84, 84), np.uint8)
+        frames[:, : FRAMES - 1] = self._stacks[:, :-1]
+        labels = np.zeros((GAMES, steps), np.uint8)
+        ages = np.zeros((GAMES, steps), np.uint8)
+        memory = np.zeros((GAMES, steps, len(MEMORY)), np.uint8)
+        taken = np.zeros((GAMES, steps), np.uint8)
+        finished: list[tuple[float, float]] = []
+        for step in range(steps):
+            frames[:, FRAMES - 1 + step] = self._stacks[:, -1]
+            ages[:, step] = np.minimum(self._age, FRAMES)
+            for place, env in enumerate(self._envs):
+                memory[place, step] = env.unwrapped.ale.getRAM()[list(MEMORY)]  # type: ignore[attr-defined]
+                labels[place, step] = self._scripts[place].act(tuple(memory[place, step]))
+            with torch.inference_mode():
+                inputs = torch.from_numpy(self._stacks).float().div_(255.0)
+                chosen = network(inputs.contiguous(memory_format=torch.channels_last))
+            acts = np.where(
+                self._rng.random(GAMES) < script_share, labels[:, step], chosen.argmax(1).numpy()
+            )
+            taken[:, step] = acts
+            for place, env in enumerate(self._envs):
+                self._scripts[place].acted(int(acts[place]))
+                observation, reward, terminated, truncated, _ = env.step(int(acts[place]))
+                self._returns[place] += float(reward)
+                self._age[place] += 1
+                self._stacks[place, :-1] = self._stacks[place, 1:]
+                self._stacks[place, -1] = observation[..., 0]
+                if terminated or truncated:
+                    finished.append((place % 2, float(self._returns[place])))
+                    self._reset(place)
+        return {
+            "frames": frames,
+            "labels": labels,
+            "ages": ages,
+            "memory": memory,
+            "taken": taken,
+            "finished": np.asarray(finished, np.float64).reshape(-1, 2),
+        }
+
+
+def _collector_process(pipe: Any, seed: int) -> None:
+    torch.set_num_threads(1)
+    collector = Collector(seed)
+    network = PolicyNetwork(nature_cnn()).to(memory_format=torch.channels_last)
+    while True:
+        order = pipe.recv()
+        if order is None:
+            return
+        state, steps, share = order
+        network.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
+        pipe.send(collector.collect(network, steps, share))
+
+
+class Lessons:
+    """All rounds, every frame once."""
+
+    def __init__(self) -> None:
+        self._frames: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._ages: list[np.ndarray] = []
+        self._round: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        """Labelled states."""
+        return sum(labels.size for labels in self._labels)
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Keep one round."""
+        self._frames.append(part["frames"])
+        self._labels.append(part["labels"])
+        self._ages.append(part["ages"])
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random states as inputs (size, 4, 84, 84) float32, and labels (size,)."""
+        rounds = rng.integers(0, len(self._labels), size)
+        inputs = np.zeros((size, FRAMES, 84, 84), np.uint8)
+        labels = np.zeros(size, np.int64)
+        for row, index in enumerate(rounds):
+            games, steps = self._labels[index].shape
+            game, step = int(rng.integers(games)), int(rng.integers(steps))
+            inputs[row] = self._frames[index][game, step : step + FRAMES]
+            age = int(self._ages[index][game, step])
+            inputs[row, : max(0, FRAMES - 1 - age)] = 0
+            labels[row] = self._labels[index][game, step]
+        tensor = torch.from_numpy(inputs).float().div_(255.0)
+        return tensor.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
+
+
+def load_start(network: PolicyNetwork, path: Path) -> None:
+    """Copy the actor of a Stable-Baselines3 PPO `CnnPolicy` with NatureCNN."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    names = ["features_extractor.cnn.0", "features_extractor.cnn.2", "features_extractor.cnn.4"]
+    names += ["features_extractor.linear.0", "action_net"]
+    with torch.no_grad():
+        for layer, name in zip(network.weighted(), names):
+            layer.weight.copy_(state[f"{name}.weight"])
+            layer.bias.copy_(state[f"{name}.bias"])
+
+
+def main() -> None:
+    """Train, and write OUT/pong.safetensors."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="weights to begin with")
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=640, help="decisions a game and round")
+    parser.add_argument("--updates", type=int, default=500, help="gradient updates a round")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--games", type=int, default=30, help="games of the final evaluation")
+    train(parser.parse_args())
+
+
+def train(args: argparse.Namespace) -> None:
+    """DAgger: a round is collected while the network learns from the rounds before it."""
+    torch.set_num_threads(1)
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    network = initialise(PolicyNetwork(nature_cnn()), args.seed)
+    if args.start is not None:
+        load_start(network, args.start)
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-4)
+    lessons, first, seconds = Lessons(), 0, 0.0
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=True)
+        first, seconds = saved["round"], saved["seconds"]
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        for index in range(first):
+            with np.load(out / f"round-{index}.npz", allow_pickle=False) as data:
+                lessons.add({name: data[name] for name in data.files})
+    here, there = multiprocessing.get_context("spawn").Pipe()
+    child = multiprocessing.get_context("spawn").Process(
+        target=_collector_process, args=(there, args.seed * 1_000_000 + first * 10_000), daemon=True
+    )
+    child.start()
+    for turn in range(first, args.rounds):
+        started = time.process_time()
+        share = 0.5**turn if args.start is None else 0.0
+        here.send(({k: v.numpy() for k, v in network.state_dict().items()}, args.steps, share))
+        rng = np.random.default_rng((args.seed, 1, turn))
+        loss = learn(network, optimizer, lessons, rng, args, turn) if len(lessons) else float("nan")
+        part = here.recv()
+        write_arrays(out / f"round-{turn}.npz", part)
+        lessons.add(part)
+        seconds += time.process_time() - started
+        with atomic_path(checkpoint) as beside:
+            torch.save(
+                {
+                    "round": turn + 1,
+                    "seconds": seconds,
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                },
+                beside,
+            )
+        scores = [part["finished"][part["finished"][:, 0] == k, 1] for k in (0, 1)]
+        played = ["-" if not len(s) else f"{s.mean():.1f} ({len(s)})" for s in scores]
+        print(
+            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, returns {played[0]} plain, "
+            f"{played[1]} sticky",
+            flush=True,
+        )
+    here.send(None)
+    finish(network, args, len(lessons), seconds)
+
+
+def learn(
+    network: PolicyNetwork,
+    optimizer: torch.optim.Optimizer,
+    lessons: Lessons,
+    rng: np.random.Generator,
+    args: argparse.Namespace,
+    turn: int,
+) -> float:
+    """Gradient updates on random states of all rounds; the mean loss of the last hundred."""
+    rate = args.learning_rate * 0.5 * (1 + np.cos(np.pi * max(0.0, turn / args.rounds - 0.3) / 0.7))
+    optimizer.param_groups[0]["lr"] = max(rate, 0.02 * args.learning_rate)
+    losses = []
+    for _ in range(args.updates):
+        inputs, labels = lessons.batch(rng, BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = network(inputs)
+        loss = nn.functional.cross_entropy(outputs.float(), labels, label_smoothing=0.02)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return float(np.mean(losses[-100:]))
+
+
+def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, seconds: float) -> None:
+    """Play full games and write the policy with what is known about it."""
+    spec = teacher_spec()
+    policy = NumpyPolicy(spec, nature_cnn(), to_numpy(network, Scaling.identity(1)))
+    assert spec.env is not None
+    results = {}
+    for name, kwargs in (("sticky", STICKY), ("no_op", {})):
+        env = EnvSpec(spec.env.id, kwargs, spec.env.wrappers, spec.env.frame_stack)
+        result = evaluate(policy, env, range(10_000, 10_000 + args.games), workers=2)
+        results[name] = result.to_json(policy.arch.num_parameters)
+    facts = {
+        "method": "imitation (DAgger) of a scripted player that reads the emulator's memory",
+        "start": "Stable-Baselines3 PPO CnnPolicy" if args.start else "fresh weights",
+        "labelled_states": states,
+        "updates": args.updates * (args.rounds - 1),
+        "cpu_seconds_of_training": round(seconds),
+        "seed": args.seed,
+        "evaluation": results["sticky"],
+        "evaluation_no_op": results["no_op"],
+        "versions": {n: version(n) for n in ("torch", "gymnasium", "ale-py", "stable-baselines3")},
+    }
+    save_policy(args.out / "pong.safetensors", policy, facts)
+    write_json(args.out / "pong.json", facts)
+    print(json.dumps(facts, indent=2))
+
+
+if __name__ == "__main__":
+    main()
