@@ -105,7 +105,9 @@ def _play_beside(state: State, student: NumpyPolicy) -> dict[str, Any] | None:
         teacher = evaluate(state.origin.behaviour, variant, seeds, state.workers)
         mine = evaluate(student, variant, seeds, state.workers)
         sizes = (state.origin.num_parameters, student.arch.num_parameters)
-        return StageResult({"teacher": teacher.to_json(sizes[0]), "student": mine.to_json(sizes[1])})
+        return StageResult(
+            {"teacher": teacher.to_json(sizes[0]), "student": mine.to_json(sizes[1])}
+        )
 
     facts = state.journal.stage("finish/beside", make).facts
     return {"env_kwargs": variant.kwargs, "teacher": facts["teacher"], "student": facts["student"]}
