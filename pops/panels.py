@@ -1,4 +1,4 @@
-"""Pictures for `pops play`: what the environment draws, and below it who plays and how it stands."""
+"""Pictures for `pops play`: what the environment draws, who plays and how it stands."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from pops_deploy.bench.rows import McuFigures, ReturnFigure, Row
 from pops_deploy.bench.subjects import Subject
 from pops_deploy.config import BenchConfig
 from pops_deploy.folder import KEYS, Artifact
-from pops_deploy.targets.mcu.measure import CORES, McuMeasurement
+from pops_deploy.targets.mcu.cores import CORES
+from pops_deploy.targets.mcu.measure import McuMeasurement
 from pops_deploy.targets.mcu.measure import measure as emulate
 from pops_deploy.targets.mcu_static import StaticFigures, static_figures
 
