@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from pops.arch import NetArch
-from pops.distill import Lesson, distill, student_network, with_rounds
+from pops.distill import Lesson, distill, with_rounds
 from pops.evaluate import EvalResult, play
 from pops.frames import States
-from pops.network import PolicyNetwork, initialise
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer
 from pops.seeds import derive
 from pops.spec import FloatArray
+from pops.weights import initialise
 from pops.workers import Workers
 
 
@@ -36,6 +36,8 @@ class Candidate:
     own_inputs: States | None = None
     own_labels: FloatArray | None = None
     """States that it visited itself, with labels, as a replay buffer keeps them."""
+    confirmation: EvalResult | None = None
+    """Its episodes on screening seeds that have chosen nothing (see `pops.validate`)."""
 
     @property
     def mean(self) -> float:
@@ -68,16 +70,16 @@ def teach(
         seeds: screening episodes.
         key: (stage, iteration, candidate), from which its seeds are derived.
     """
-    if candidate.parameters is None:
-        network = initialise(PolicyNetwork(candidate.arch), derive(lesson.seed, "init", *key))
-    else:
-        network = student_network(lesson.spec, candidate.arch, candidate.parameters, lesson.scaling)
+    start = candidate.parameters
+    if start is None:
+        start = initialise(candidate.arch, derive(lesson.seed, "init", *key))
     buffer = ReplayBuffer(lesson.spec)
     buffer.extend(inputs, labels)
     if candidate.own_inputs is not None and candidate.own_labels is not None:
         buffer.extend(candidate.own_inputs, candidate.own_labels)
     taught = distill(
-        network,
+        candidate.arch,
+        start,
         buffer,
         with_rounds(lesson, rounds),
         Workers(1),
@@ -94,6 +96,7 @@ def teach(
         result=play(policy, lesson.env, seeds),
         own_inputs=everything[len(labels) :],
         own_labels=all_labels[len(labels) :],
+        confirmation=None,
     )
 
 
@@ -135,6 +138,8 @@ def can_inherit(arch: NetArch, parent: NetArch) -> bool:
     return (
         len(mine) == len(theirs)
         and arch.inputs == parent.inputs
+        and [(c.kernel, c.stride, c.padding) for c in arch.convs]
+        == [(c.kernel, c.stride, c.padding) for c in parent.convs]
         and all(a.weight[0] <= b.weight[0] for a, b in zip(mine, theirs))
     )
 

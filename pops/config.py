@@ -26,7 +26,7 @@ class DistillConfig:
     """Rounds of collecting states and fitting them."""
     states: int = 3200
     """States collected in each round."""
-    updates: int = 600
+    updates: int = 1500
     """Gradient updates after each round."""
     batch_size: int = 256
     """States in one update."""
@@ -74,7 +74,7 @@ class SearchConfig:
 
     enabled: bool = True
     """Search below the size at which pruning and shrinking converged."""
-    candidates: int = 8
+    candidates: int = 10
     """Architectures that start."""
     rungs: int = 3
     """Rungs of synchronous halving; the budget doubles from one to the next."""
@@ -82,6 +82,10 @@ class SearchConfig:
     """Rounds of distillation on the first rung."""
     episodes: int = 24
     """Screening episodes on the first rung."""
+    descend: bool = True
+    """Go on down from the smallest that passes, in small steps and with full effort."""
+    restarts: int = 3
+    """Fresh starts of each network on that way down."""
     fewer_layers: bool = True
     """Try fewer hidden layers, down to a linear policy."""
     fewer_inputs: bool = True
@@ -104,6 +108,18 @@ class PolishConfig:
     """Screening episodes for one member of the population."""
     attempts: int = 3
     """Candidates that may be polished."""
+
+
+@dataclass(frozen=True)
+class ScreenConfig:
+    """Screening episodes that tell what a student is worth before the gate does."""
+
+    distilled: int = 48
+    """Of the student that each iteration ends with."""
+    validation: int = 200
+    """Of what may become the finalist."""
+    confirmation: int = 400
+    """Of what passes validation, on other seeds."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,7 @@ class CompressConfig:
     prune: PruneConfig = field(default_factory=PruneConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     polish: PolishConfig = field(default_factory=PolishConfig)
+    screen: ScreenConfig = field(default_factory=ScreenConfig)
     gate: GateConfig = field(default_factory=GateConfig)
 
     def __post_init__(self) -> None:
@@ -173,9 +190,13 @@ class CompressConfig:
                 option = name.replace("_", "-")
                 raise UsageError(f"Found --{option} {value}, expected {expected}.")
 
-    def resolved(self) -> CompressConfig:
-        """The configuration with preset, effort and budget scale worked in."""
-        config = paper_preset(self) if self.preset == "paper" else self
+    def resolved(self, images: bool = False) -> CompressConfig:
+        """The configuration with preset, effort and budget scale worked in.
+
+        `images`: the observations are images; what was left at its default is less then.
+        """
+        config = _for_images(self) if images else self
+        config = paper_preset(config) if config.preset == "paper" else config
         return _scaled(config, EFFORT_SCALE[self.effort] * self.budget_scale)
 
     def to_json(self) -> dict[str, Any]:
@@ -191,6 +212,27 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _values(value, f"{prefix}{item.name}.")
         else:
             yield f"{prefix}{item.name}", value
+
+
+IMAGES: dict[str, dict[str, int]] = {
+    "distill": {"updates": 600},
+    "prune": {"updates": 1000, "guard_every": 250, "guard_episodes": 8},
+    "search": {"candidates": 8, "episodes": 12},
+    "screen": {"distilled": 24, "validation": 100, "confirmation": 100},
+}
+"""Budgets for image observations, where a step of the environment and an update cost a hundred
+times what they cost elsewhere, and an episode has thousands of steps."""
+
+
+def _for_images(config: CompressConfig) -> CompressConfig:
+    """Image budgets in place of the defaults; what was asked for otherwise stays."""
+    changed = {}
+    for stage, values in IMAGES.items():
+        asked = getattr(config, stage)
+        usual = type(asked)()
+        left = {k: v for k, v in values.items() if getattr(asked, k) == getattr(usual, k)}
+        changed[stage] = dataclasses.replace(asked, **left)
+    return dataclasses.replace(config, **changed)
 
 
 def paper_preset(config: CompressConfig) -> CompressConfig:

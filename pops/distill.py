@@ -1,29 +1,29 @@
-"""Policy distillation (Rusu et al. 2016): losses, temperature, one distillation run."""
+"""Policy distillation (Rusu et al. 2016): temperature, one distillation run."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
-import torch
-from torch.nn import functional
 
+from pops.arch import NetArch
 from pops.config import DistillConfig
 from pops.envs import EnvSource
 from pops.errors import UsageError
-from pops.frames import Stacks
-from pops.network import PolicyNetwork, Scaling, to_numpy, to_torch
+from pops.learner import Learner, new_learner
+from pops.loss import PolicyLoss, policy_loss
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer, Sampler, collect_labelled
 from pops.seeds import derive, training_block
-from pops.spec import ContinuousActions, DiscreteActions, FloatArray, Policy, PolicySpec
+from pops.spec import DiscreteActions, FloatArray, Policy, PolicySpec
+from pops.weights import Scaling
 from pops.workers import Workers
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(student outputs, teacher labels) to a scalar."""
+LOSS_STATES = 4096
+"""States on which the loss is measured after training."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ class Lesson:
         """The policy's contract with its environment."""
         return self.teacher.spec
 
-    def loss(self) -> Loss:
+    def loss(self) -> PolicyLoss:
         """The distillation loss that fits the actions."""
         return policy_loss(self.spec, self.temperature)
+
+    def learner(self, arch: NetArch, parameters: Parameters) -> Learner:
+        """A network that is taught this lesson, starting at `parameters`."""
+        return new_learner(arch, parameters, self.loss(), self.scaling, self.device)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Distilled:
 
     parameters: list[tuple[FloatArray, FloatArray]]
     loss: float
-    """Mean loss over the last hundred updates."""
+    """Mean loss on states drawn from the buffer."""
     states: int
     """Environment steps taken to collect states."""
     updates: int
@@ -80,103 +84,29 @@ def calibrate_temperature(spec: PolicySpec, labels: FloatArray) -> float:
     return gap / 4 if gap > 0 else 1.0
 
 
-def policy_loss(spec: PolicySpec, temperature: float) -> Loss:
-    """KL(softmax(teacher/τ) ‖ softmax(student)); for continuous actions a regression."""
-    actions = spec.actions
-    if isinstance(actions, ContinuousActions):
-        return _continuous_loss(actions, spec.output_clip)
-
-    def divergence(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        target = functional.log_softmax(labels / temperature, dim=1)
-        return functional.kl_div(
-            functional.log_softmax(outputs, dim=1), target, reduction="batchmean", log_target=True
-        )
-
-    return divergence
-
-
-def _continuous_loss(actions: ContinuousActions, output_clip: float | None) -> Loss:
-    """Squared error of the action in units of half its range.
-
-    A Gaussian policy's mean overshoots the clip: where teacher and student
-    saturate on the same side they act alike, and there is no loss.
-    """
-    low, high = torch.tensor(actions.low), torch.tensor(actions.high)
-
-    def regression(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        centre = ((high + low) / 2).to(outputs.device)
-        half = ((high - low) / 2).clamp(min=1e-6).to(outputs.device)
-        if output_clip is not None:
-            labels = labels.clamp(-output_clip, output_clip)
-        if actions.squash == "tanh":
-            return functional.mse_loss(torch.tanh(outputs), torch.tanh(labels))
-        student, teacher = (outputs - centre) / half, (labels - centre) / half
-        target = teacher.clamp(-1.0, 1.0)
-        same_side = ((teacher >= 1) & (student >= 1)) | ((teacher <= -1) & (student <= -1))
-        return torch.where(same_side, torch.zeros_like(student), (student - target) ** 2).mean()
-
-    return regression
-
-
 def fit(
-    network: PolicyNetwork,
+    learner: Learner,
     buffer: ReplayBuffer,
-    loss: Loss,
-    scaling: Scaling,
     *,
     updates: int,
     batch_size: int,
     learning_rate: Callable[[int], float],
     rng: np.random.Generator,
-    device: str = "cpu",
-    optimizer: torch.optim.Adam | None = None,
     after_update: Callable[[int], None] | None = None,
-) -> tuple[torch.optim.Adam, float]:
+) -> float:
     """Gradient updates on random batches of the buffer.
 
     Returns:
-        The optimiser, to go on with, and the mean loss of the last hundred updates.
+        The mean loss on `LOSS_STATES` random states of the buffer afterwards.
     """
-    network.to(device)
-    if optimizer is None:
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    sampler = _batches(network, buffer, scaling)
-    size = min(batch_size, len(buffer))
-    recent: list[torch.Tensor] = []
+    learner.study(buffer)
+    states = len(buffer)
+    size = min(batch_size, states)
     for update in range(updates):
-        inputs, labels = sampler(rng.integers(0, len(buffer), size))
-        inputs, labels = inputs.to(device), labels.to(device)
-        optimizer.param_groups[0]["lr"] = learning_rate(update)
-        value = loss(network(inputs), labels)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        learner.update(rng.integers(0, states, size), learning_rate(update))
         if after_update is not None:
             after_update(update)
-        if update >= updates - 100:
-            recent.append(value.detach())
-    return optimizer, float(torch.stack(recent).mean()) if recent else math.nan
-
-
-def _batches(
-    network: PolicyNetwork, buffer: ReplayBuffer, scaling: Scaling
-) -> Callable[[Any], tuple[torch.Tensor, torch.Tensor]]:
-    """Batches in the form that the network reads: dense inputs selected and standardised."""
-    arrays, labels = buffer.arrays()
-    if isinstance(arrays, Stacks):
-        return buffer.batch
-    chosen = network.arch.inputs
-    if chosen is not None:
-        arrays = arrays[:, list(chosen)]
-    part = scaling.select(chosen)
-    inputs = torch.from_numpy(((arrays - part.mean) / part.std).astype(np.float32))
-    targets = torch.from_numpy(labels)
-
-    def batch(index: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = torch.from_numpy(index)
-        return inputs[rows], targets[rows]
-
-    return batch
+    return learner.loss(rng.integers(0, states, min(LOSS_STATES, states)))
 
 
 def cosine(start: float, total: int, done: int = 0) -> Callable[[int], float]:
@@ -185,7 +115,8 @@ def cosine(start: float, total: int, done: int = 0) -> Callable[[int], float]:
 
 
 def distill(
-    network: PolicyNetwork,
+    arch: NetArch,
+    parameters: Parameters,
     buffer: ReplayBuffer,
     lesson: Lesson,
     workers: Workers,
@@ -193,14 +124,15 @@ def distill(
     *,
     first_round: int = 0,
 ) -> Distilled:
-    """Teach `network` from the buffer, and from new states that it visits itself.
+    """Teach a network from the buffer, and from new states that it visits itself.
 
     Each round collects states with a mixture of teacher and student in which
     the teacher's share decays, labels them by the teacher, adds them to
     `buffer`, and fits everything collected so far.
 
     Args:
-        network: trained in place, on inputs standardised by the lesson's scaling.
+        arch: the student.
+        parameters: where it starts.
         buffer: grows by each round's states.
         lesson: what is taught.
         workers: where states are collected.
@@ -208,13 +140,12 @@ def distill(
         first_round: rounds this student has had before.
     """
     config = lesson.config
-    scaling = lesson.scaling or Scaling.identity(math.prod(lesson.spec.input_shape))
+    learner = lesson.learner(arch, parameters)
     rng = np.random.default_rng(derive(lesson.seed, "distil", *name))
     total = config.rounds * config.updates
-    optimizer = None
     loss, collected = math.nan, 0
     for turn in range(config.rounds):
-        student = NumpyPolicy(lesson.spec, network.arch, to_numpy(network, scaling))
+        student = NumpyPolicy(lesson.spec, arch, learner.parameters())
         observations, labels = collect_labelled(
             lesson.teacher,
             student if config.student_states else None,
@@ -227,19 +158,15 @@ def distill(
         )
         buffer.add(observations, labels)
         collected += len(observations)
-        optimizer, loss = fit(
-            network,
+        loss = fit(
+            learner,
             buffer,
-            lesson.loss(),
-            scaling,
             updates=config.updates,
             batch_size=config.batch_size,
             learning_rate=cosine(config.learning_rate, total, turn * config.updates),
             rng=rng,
-            device=lesson.device,
-            optimizer=optimizer,
         )
-    return Distilled(to_numpy(network, scaling), loss, collected, total)
+    return Distilled(learner.parameters(), loss, collected, total)
 
 
 def folded_copy(teacher: NumpyPolicy, temperature: float) -> list[tuple[FloatArray, FloatArray]]:
@@ -256,23 +183,22 @@ def folded_copy(teacher: NumpyPolicy, temperature: float) -> list[tuple[FloatArr
     return parameters
 
 
-def student_network(
-    spec: PolicySpec, arch: Any, parameters: Parameters, scaling: Scaling | None
-) -> PolicyNetwork:
-    """A torch network for `parameters` under a lesson's scaling."""
-    return to_torch(arch, parameters, scaling or Scaling.identity(math.prod(spec.input_shape)))
-
-
 def training_device(requested: str, spec: PolicySpec) -> str:
     """Where networks train: a GPU is worth its transfers only where there are convolutions.
 
     Raises:
         UsageError: if "cuda" is asked for and there is none.
     """
-    if requested == "cuda" and not torch.cuda.is_available():
+    convolutional = len(spec.input_shape) == 3
+    if requested == "cpu" or (requested == "auto" and not convolutional):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if requested == "cuda":
         raise UsageError("Found --device cuda but no CUDA device; use --device cpu or auto.")
-    wants = requested == "cuda" or (requested == "auto" and len(spec.input_shape) == 3)
-    return "cuda" if wants and torch.cuda.is_available() else "cpu"
+    return "cpu"
 
 
 def with_rounds(lesson: Lesson, rounds: int) -> Lesson:

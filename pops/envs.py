@@ -94,7 +94,7 @@ def _explain_make(env_id: str, error: Exception) -> str:
         install = next((how for key, how in _PACKAGES.items() if key.lower() in text.lower()), "")
     if not install and _ATARI.search(env_id) and isinstance(error, gym.error.UnregisteredEnv):
         install = _PACKAGES["ale_py"]
-    if "unable to find the game" in text.lower() or "rom" in re.split(r"\W+", text.lower()):
+    if isinstance(error, OSError) and (".bin" in text or "rom" in text.lower()):
         return (
             f"The ROM of {env_id!r} is not there ({text}); ale-py brings it since version 0.9. "
             "pip install --upgrade --force-reinstall 'pops-rl[atari]'"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import platform
 import sys
 from importlib import metadata
@@ -20,18 +19,18 @@ from pops.evaluate import evaluate
 from pops.gate import Verdict
 from pops.journal import StageResult
 from pops.policy import NumpyPolicy
-from pops.rollout import collect
+from pops.rollout import calibration_states, collect
 from pops.seeds import screening_seeds, training_block
 from pops.select import Selection
-from pops.spec import EnvSpec, PolicySpec
+from pops.spec import EnvSpec
 from pops.stages import State
 
-CALIBRATION_STATES = 4000
-CALIBRATION_BYTES = 1 << 25
-"""Of large observations there are fewer: 1,188 stacks of four frames of 84 × 84."""
 BESIDE_BLOCK = 90
 BESIDE_EPISODES = 30
-_PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3", "scipy", "cma", "safetensors")
+_PACKAGES = (
+    *("numpy", "torch", "gymnasium", "stable-baselines3", "scipy", "cma", "safetensors"),
+    *("ale-py", "opencv-python-headless"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -111,12 +110,6 @@ def _play_beside(state: State, student: NumpyPolicy) -> dict[str, Any] | None:
 
     facts = state.journal.stage("finish/beside", make).facts
     return {"env_kwargs": variant.kwargs, "teacher": facts["teacher"], "student": facts["student"]}
-
-
-def calibration_states(spec: PolicySpec) -> int:
-    """How many states the student visits for `states.npz`."""
-    size = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
-    return max(1, min(CALIBRATION_STATES, CALIBRATION_BYTES // size))
 
 
 def _write_ladder(state: State) -> list[dict[str, Any]]:

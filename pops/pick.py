@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pops.artifact import (
     Run,
     load_policy,
@@ -20,12 +22,10 @@ from pops.evaluate import EvalResult, evaluate
 from pops.gate import Verdict, judge, margin
 from pops.pipeline import CompressResult
 from pops.policy import NumpyPolicy
-from pops.rollout import Sampler, collect, play_sampling
+from pops.rollout import Sampler, calibration_states, collect, play_sampling
 from pops.seeds import random_seeds, training_block
 from pops.spec import EnvSpec
 from pops.workers import Workers, available_cores
-
-calibration_states = 4000
 
 
 def pick(

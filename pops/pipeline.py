@@ -91,12 +91,12 @@ def compress(
     """
     started = time.perf_counter()
     requested = config or CompressConfig()
-    config = requested.resolved()
     source: EnvSource = EnvSpec(env) if isinstance(env, str) else env
     origin = as_teacher(teacher, source)
     if isinstance(source, EnvSpec):
         source = source.like(origin.spec.env)
     check_fit(origin.spec, source)
+    config = requested.resolved(images=len(origin.spec.input_shape) == 3)
     if overwrite:
         _keep_teacher(origin.source, Path(out))
     fingerprint = _fingerprint(requested, source, origin)

@@ -9,7 +9,6 @@ population, so that no student is fitted to a handful of episodes.
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Callable
@@ -20,10 +19,10 @@ from pops.candidate import Candidate
 from pops.config import PolishConfig
 from pops.distill import Lesson
 from pops.evaluate import evaluate, play
-from pops.network import Scaling, to_numpy, to_torch
 from pops.policy import NumpyPolicy, Parameters
 from pops.seeds import derive
 from pops.spec import Array, FloatArray
+from pops.weights import fold, standardise
 from pops.workers import Workers
 
 INITIAL_STEP = 0.2
@@ -52,13 +51,8 @@ class _Coordinates:
 
     def __init__(self, candidate: Candidate, lesson: Lesson) -> None:
         assert candidate.parameters is not None
-        features = math.prod(lesson.spec.input_shape)
-        self._scaling = lesson.scaling or Scaling.identity(features)
-        self._arch = candidate.arch
-        network = to_torch(candidate.arch, candidate.parameters, self._scaling)
-        identity = Scaling.identity(features)
-        self._like = to_numpy(network, identity)
-        self._identity = identity
+        self._arch, self._scaling = candidate.arch, lesson.scaling
+        self._like = standardise(candidate.arch, candidate.parameters, lesson.scaling)
         units = []
         for weight, bias in self._like:
             rms = float(np.sqrt(np.mean(weight.astype(np.float64) ** 2))) or 1.0
@@ -68,7 +62,7 @@ class _Coordinates:
 
     def parameters(self, vector: Array) -> list[tuple[FloatArray, FloatArray]]:
         raw = unflatten(vector * self._units, self._like)
-        return to_numpy(to_torch(self._arch, raw, self._identity), self._scaling)
+        return fold(self._arch, raw, self._scaling)
 
 
 def polish(
@@ -128,7 +122,10 @@ def polish(
                 break
         favourite = np.asarray(strategy.result.xfavorite)
     polished = dataclasses.replace(
-        candidate, name=f"{candidate.name}+polish", parameters=space.parameters(favourite)
+        candidate,
+        name=f"{candidate.name}+polish",
+        parameters=space.parameters(favourite),
+        confirmation=None,
     )
     before = evaluate(candidate.policy(lesson), lesson.env, validation_seeds, workers)
     after = evaluate(polished.policy(lesson), lesson.env, validation_seeds, workers)

@@ -8,22 +8,22 @@ sparsest student that meets the objective is kept.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
 import numpy as np
-import torch
 
 from pops.arch import NetArch
 from pops.config import PruneConfig
-from pops.distill import Lesson, fit, student_network
+from pops.distill import Lesson, fit
 from pops.evaluate import EvalResult, evaluate
-from pops.network import PolicyNetwork, Scaling, nonzeros, to_numpy
+from pops.learner import Learner
 from pops.policy import NumpyPolicy, Parameters
 from pops.rollout import ReplayBuffer, collect_labelled
 from pops.seeds import derive, training_block
-from pops.spec import FloatArray
+from pops.spec import Array, FloatArray
+from pops.weights import nonzeros
 from pops.workers import Workers
 
 
@@ -68,46 +68,42 @@ def cubic_sparsity(progress: float, target: float) -> float:
     return target * (1.0 - (1.0 - min(1.0, max(0.0, progress))) ** 3)
 
 
-def lamp_scores(weight: torch.Tensor) -> torch.Tensor:
-    """Layer-adaptive magnitude scores (Lee et al. 2021), comparable between layers.
+def lamp_scores(weight: FloatArray) -> Array:
+    """Layer-adaptive magnitude scores (Lee et al. 2021), comparable between layers, float64.
 
     The square of a weight over the sum of the squares of all weights in its
     layer that are not smaller.
     """
-    squares = weight.detach().flatten().double() ** 2
-    ordered, order = torch.sort(squares)
-    remaining = torch.flip(torch.cumsum(torch.flip(ordered, (0,)), 0), (0,))
-    scores = torch.empty_like(ordered)
-    scores[order] = ordered / remaining.clamp(min=1e-300)
+    squares = weight.ravel().astype(np.float64) ** 2
+    order = np.argsort(squares, kind="stable")
+    ordered = squares[order]
+    remaining = np.cumsum(ordered[::-1])[::-1]
+    scores = np.empty_like(ordered)
+    scores[order] = ordered / np.maximum(remaining, 1e-300)
     return scores.reshape(weight.shape)
 
 
-def masks_at(network: PolicyNetwork, sparsity: float, ranking: str) -> list[torch.Tensor]:
+def masks_at(weights: Sequence[FloatArray], sparsity: float, ranking: str) -> list[FloatArray]:
     """A mask for each layer that leaves (1 - sparsity) of the weights, one a layer at least.
 
     `ranking="layer"` prunes each layer to the same sparsity by magnitude, as
     published; `"lamp"` ranks the whole network, so that layers differ in
     redundancy.
     """
-    weights = [weight.detach() for weight in network.weights()]
     if ranking == "layer":
-        scores = [weight.abs() for weight in weights]
-        kept = [max(1, round((1.0 - sparsity) * weight.numel())) for weight in weights]
-        return [_top(score, count) for score, count in zip(scores, kept)]
+        kept = [max(1, round((1.0 - sparsity) * weight.size)) for weight in weights]
+        return [_top(np.abs(weight), count) for weight, count in zip(weights, kept)]
     scores = [lamp_scores(weight) for weight in weights]
-    total = max(len(weights), round((1.0 - sparsity) * sum(w.numel() for w in weights)))
-    chosen = _top(torch.cat([score.flatten() for score in scores]), total)
-    masks = []
-    for score, part in zip(scores, torch.split(chosen, [w.numel() for w in weights])):
-        mask = part.reshape(score.shape)
-        masks.append(mask if mask.any() else _top(score, 1))
-    return masks
+    total = max(len(weights), round((1.0 - sparsity) * sum(w.size for w in weights)))
+    chosen = _top(np.concatenate([score.ravel() for score in scores]), total)
+    ends = np.cumsum([weight.size for weight in weights])[:-1]
+    masks = [part.reshape(score.shape) for part, score in zip(np.split(chosen, ends), scores)]
+    return [mask if mask.any() else _top(score, 1) for mask, score in zip(masks, scores)]
 
 
-def _top(scores: torch.Tensor, count: int) -> torch.Tensor:
-    order = torch.argsort(scores.flatten(), descending=True, stable=True)
-    mask = torch.zeros(scores.numel(), device=scores.device)
-    mask[order[:count]] = 1.0
+def _top(scores: Array, count: int) -> FloatArray:
+    mask = np.zeros(scores.size, np.float32)
+    mask[np.argsort(-scores, axis=None, kind="stable")[:count]] = 1.0
     return mask.reshape(scores.shape)
 
 
@@ -135,31 +131,25 @@ def iterative_policy_pruning(
         name: (stage, iteration), from which the seeds are derived.
         watch: called after each evaluation.
     """
-    scaling = lesson.scaling or Scaling.identity(math.prod(lesson.spec.input_shape))
-    network = student_network(lesson.spec, arch, parameters, lesson.scaling)
-    network.to(lesson.device)  # before the masks, which lie where the weights do
-    run = _Pruning(network, config)
+    learner = lesson.learner(arch, parameters)
+    run = _Pruning(learner, config)
     rng = np.random.default_rng(derive(lesson.seed, "prune", *name))
     best = list(parameters)
     curve: list[CurvePoint] = []
-    optimizer, failures, done, collected = None, 0, 0, 0
+    failures, done, collected = 0, 0, 0
     while done < config.updates and failures < config.patience and not run.finished:
         count = min(config.guard_every, config.updates - done)
-        optimizer, _ = fit(
-            network,
+        fit(
+            learner,
             buffer,
-            lesson.loss(),
-            scaling,
             updates=count,
             batch_size=lesson.config.batch_size,
             learning_rate=lambda _: config.learning_rate,
             rng=rng,
-            device=lesson.device,
-            optimizer=optimizer,
             after_update=run.after_update,
         )
         done += count
-        current = to_numpy(network, scaling)
+        current = learner.parameters()
         policy = NumpyPolicy(lesson.spec, arch, current)
         result = evaluate(policy, lesson.env, guard.seeds, workers)
         curve.append(_point(done, current, result, run.pruning))
@@ -196,10 +186,9 @@ def _point(done: int, current: Parameters, result: EvalResult, pruning: bool) ->
 class _Pruning:
     """The schedule and the masks of one pruning stage."""
 
-    def __init__(self, network: PolicyNetwork, config: PruneConfig) -> None:
-        self._network = network
+    def __init__(self, learner: Learner, config: PruneConfig) -> None:
+        self._learner = learner
         self._config = config
-        self._masks: list[torch.Tensor] = [torch.ones_like(w) for w in network.weights()]
         self._steps = 0
         # The schedule ends well before the budget does, so that there is time to recover.
         self._end = max(1, int(0.75 * config.updates) // config.frequency)
@@ -211,14 +200,12 @@ class _Pruning:
         return self._steps > self._end + self._config.guard_every // self._config.frequency
 
     def after_update(self, update: int) -> None:
-        """Advance the schedule when it is due, and keep pruned weights at zero."""
+        """Advance the schedule when it is due."""
         if self.pruning and (update + 1) % self._config.frequency == 0:
             self._steps += 1
             sparsity = cubic_sparsity(self._steps / self._end, self._config.target_sparsity)
-            self._masks = masks_at(self._network, sparsity, self._config.ranking)
-        with torch.no_grad():
-            for weight, mask in zip(self._network.weights(), self._masks):
-                weight.mul_(mask)
+            weights = self._learner.weights()
+            self._learner.mask(masks_at(weights, sparsity, self._config.ranking))
 
 
 def redundancy(initial: NetArch, nonzeros_per_layer: tuple[int, ...]) -> tuple[float, ...]:

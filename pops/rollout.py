@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from pops.envs import EnvSource
-from pops.evaluate import EpisodeTable, EvalResult
+from pops.evaluate import EpisodeTable, EvalResult, join
 from pops.frames import Stacks, States, join_states
 from pops.policy import NumpyPolicy
 from pops.spec import Array, DiscreteActions, FloatArray, Policy, PolicySpec
@@ -19,6 +19,9 @@ from pops.workers import Workers
 TASKS = 4
 """Parts of one collection; fixed, so that its result does not depend on the workers."""
 SIDE_BY_SIDE = 2
+CALIBRATION_STATES = 4000
+CALIBRATION_BYTES = 1 << 25
+"""Of large observations there are fewer: 1,188 stacks of four frames of 84 × 84."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,15 @@ class Sampler:
                 deviation = np.exp(self.log_std)
                 noisy[row] = outputs[row] + deviation * generator.normal(size=outputs.shape[1])
         return self.spec.decode(noisy)
+
+
+def evaluate_sampling(
+    policy: Policy, sampler: Sampler, env: EnvSource, seeds: Sequence[int], workers: Workers
+) -> EvalResult:
+    """`play_sampling` with the episodes divided among processes; the same result."""
+    share = -(-len(seeds) // workers.count)
+    blocks = [tuple(seeds[i : i + share]) for i in range(0, len(seeds), share)]
+    return join(workers.map(play_sampling, [(policy, sampler, env, block) for block in blocks]))
 
 
 def play_sampling(
@@ -190,6 +202,12 @@ def _collect(walk: _Walk, workers: Workers) -> tuple[States, FloatArray | None]:
     return states, np.concatenate(labels)[: walk.states] if labels else None
 
 
+def calibration_states(spec: PolicySpec) -> int:
+    """How many states the student visits for `states.npz`."""
+    size = math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
+    return max(1, min(CALIBRATION_STATES, CALIBRATION_BYTES // size))
+
+
 class ReplayBuffer:
     """States with the teacher's outputs, all kept.
 
@@ -233,19 +251,19 @@ class ReplayBuffer:
         other._inputs, other._labels = list(self._inputs), list(self._labels)
         return other
 
-    def batch(self, index: Array) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, index: Array) -> tuple[FloatArray, FloatArray]:
         """Inputs (batch, *input_shape) float32 and labels of the states at `index`."""
         inputs, labels = self.arrays()
         if not isinstance(inputs, Stacks):
-            return torch.from_numpy(inputs[index]), torch.from_numpy(labels[index])
+            return inputs[index], labels[index]
         normaliser = self._spec.normaliser
         if normaliser is not None and (len(normaliser.mean) > 1 or normaliser.clip is not None):
-            images = torch.from_numpy(self._spec.preprocess(inputs.observations(index)))
-        else:
-            images = torch.from_numpy(inputs.gather(index)).to(torch.float32)
-            if normaliser is not None:
-                images.sub_(normaliser.mean[0]).div_(normaliser.std[0])
-        return images, torch.from_numpy(labels[index])
+            return self._spec.preprocess(inputs.observations(index)), labels[index]
+        images = inputs.gather(index).astype(np.float32)
+        if normaliser is not None:
+            images -= np.float32(normaliser.mean[0])
+            images /= np.float32(normaliser.std[0])
+        return images, labels[index]
 
 
 def label(

@@ -18,20 +18,20 @@ from pops.errors import PopsError
 from pops.evaluate import EvalResult, evaluate, play_random
 from pops.gate import check_teacher, margin
 from pops.journal import Journal, StageResult
-from pops.network import Scaling
+from pops.memory import check_room, states_of_an_iteration
 from pops.policy import NumpyPolicy, Parameters
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
 from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
-from pops.rollout import ReplayBuffer, Sampler, collect_labelled, play_sampling
+from pops.rollout import ReplayBuffer, Sampler, collect_labelled, evaluate_sampling
 from pops.seeds import random_seeds, screening_seeds, training_block
 from pops.shrink import shrink
 from pops.students import Origin
 from pops.tracking import Tracker
-from pops.validate import VALIDATION_BLOCK, VALIDATION_EPISODES
+from pops.validate import VALIDATION_BLOCK
+from pops.weights import Scaling
 from pops.workers import Workers
 
 DISTIL_BLOCK = 2
-DISTIL_EPISODES = 48
 RANDOM_EPISODES = 100
 VISITED_STATES = 6000
 
@@ -60,6 +60,10 @@ class State:
     ladder: list[Candidate] = field(default_factory=list)
     """Every size that was tried, with its screening return."""
     environment_steps: int = 0
+    played: dict[str, int] = field(default_factory=dict)
+    """Validations and confirmations so far, which number their stages."""
+    polish_helps: bool = True
+    """Until a candidate comes back from polish as it was."""
     initial: NetArch = field(init=False)
 
     @property
@@ -81,7 +85,7 @@ class State:
         sampler = self.sampler()
         if sampler is None:
             return evaluate(self.origin.behaviour, self.env, seeds, self.workers)
-        return play_sampling(self.origin.behaviour, sampler, self.env, tuple(seeds))
+        return evaluate_sampling(self.origin.behaviour, sampler, self.env, seeds, self.workers)
 
 
 def measure_teacher(state: State) -> None:
@@ -94,14 +98,16 @@ def measure_teacher(state: State) -> None:
     state.tracker.begin("load")
 
     def make() -> StageResult:
-        teacher = state.play_teacher(screening_seeds(seed, VALIDATION_EPISODES, VALIDATION_BLOCK))
+        teacher = state.play_teacher(
+            screening_seeds(seed, state.config.screen.validation, VALIDATION_BLOCK)
+        )
         random = play_random(state.env, random_seeds(seed, RANDOM_EPISODES))
         check_teacher(teacher, random)
         other = None
         if state.origin.sampler is not None and not state.config.stochastic:
             seeds = tuple(screening_seeds(seed, 50, VALIDATION_BLOCK))
-            other = play_sampling(
-                state.origin.behaviour, state.origin.sampler, state.env, seeds
+            other = evaluate_sampling(
+                state.origin.behaviour, state.origin.sampler, state.env, seeds, state.workers
             ).mean
         return StageResult(
             {"teacher": result_to(teacher), "random": result_to(random), "sampled_mean": other}
@@ -136,6 +142,8 @@ def visit_stage(state: State) -> None:
     state.tracker.begin("rollout")
     config, spec = state.config, state.origin.spec
     state.buffer = ReplayBuffer(spec)
+    visited = max(VISITED_STATES, config.distill.states)
+    check_room(visited + states_of_an_iteration(config), spec, state.journal.root)
 
     def make() -> StageResult:
         observations, labels = collect_labelled(
@@ -143,7 +151,7 @@ def visit_stage(state: State) -> None:
             None,
             state.env,
             teacher_share=1.0,
-            states=max(VISITED_STATES, config.distill.states),
+            states=visited,
             first_seed=training_block(config.seed, "visit"),
             workers=state.workers,
             sampler=state.sampler(),
@@ -177,13 +185,18 @@ def visit_stage(state: State) -> None:
     state.first_parameters = state.parameters
 
 
+def distil_seeds(state: State) -> range:
+    """Screening episodes of students fresh from distillation."""
+    return screening_seeds(state.config.seed, state.config.screen.distilled, DISTIL_BLOCK)
+
+
 def _first_student(state: State) -> None:
     """A network that cannot be read cannot be copied: the first student is taught instead."""
 
     def make() -> StageResult:
         inputs, labels = state.buffer.arrays()
         fresh = Candidate(str(state.arch), state.arch)
-        seeds = tuple(screening_seeds(state.config.seed, DISTIL_EPISODES, DISTIL_BLOCK))
+        seeds = tuple(distil_seeds(state))
         rounds = 2 * state.config.distill.rounds
         return candidate_to(
             teach(fresh, inputs, labels, state.lesson, rounds, seeds, (0, 0, 0)), state.lesson
@@ -209,6 +222,7 @@ def _remember(state: State, arrays: Any) -> None:
 
 def prune_stage(state: State, iteration: int) -> NumpyPolicy:
     """Iterative policy pruning of the latest student; its sparse network."""
+    check_room(states_of_an_iteration(state.config), state.origin.spec, state.journal.root)
     state.tracker.begin("prune", iteration, total=float(state.config.prune.updates))
 
     def watch(point: CurvePoint) -> None:
@@ -299,7 +313,7 @@ def distil_stage(state: State, iteration: int, pruned: NumpyPolicy, smaller: Net
             weights = inherit(smaller, pruned.arch, pruned.parameters)
             entrants.append(Candidate("inherited", smaller, weights))
         inputs, labels = state.buffer.arrays()
-        seeds = tuple(screening_seeds(state.config.seed, DISTIL_EPISODES, DISTIL_BLOCK))
+        seeds = tuple(distil_seeds(state))
         tasks = [
             (
                 entrant,

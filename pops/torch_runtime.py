@@ -91,13 +91,12 @@ class TorchRuntime(_Opened):
             import torch
         except ImportError as error:
             raise MissingPackage("torch", "train", "The torch runtime") from error
-        from pops.network import Scaling, to_torch
+        from pops.network import to_torch
 
         torch.set_num_threads(1)
         arch = self.policy.arch
-        features = 1 if arch.convs else int(np.prod(arch.input_shape))
         self._torch = torch
-        self._module = to_torch(arch, self.policy.parameters, Scaling.identity(features)).eval()
+        self._module = to_torch(arch, self.policy.parameters).eval()
         self._inputs = None if arch.inputs is None else list(arch.inputs)
         self.versions = {"torch": str(torch.__version__)}
 

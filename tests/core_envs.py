@@ -117,13 +117,56 @@ class Succeeds(Steer):
         return observation, reward, True, False, {"is_success": self.success}
 
 
+class Drift(gym.Env):
+    """An image game: be under what falls. Pixels of 12 by 12, an episode of four falls."""
+
+    SHAPE = (12, 12, 1)
+    FALLS = 4
+
+    def __init__(self):
+        self.observation_space = spaces.Box(0, 255, self.SHAPE, np.uint8)
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.paddle, self.falls = 6, 0
+        self.drop()
+        return self.picture(), {}
+
+    def drop(self):
+        self.ball, self.height = int(self.np_random.integers(1, 11)), 0
+
+    def picture(self):
+        image = np.zeros(self.SHAPE, np.uint8)
+        image[self.height, self.ball] = 255
+        image[11, max(0, self.paddle - 1) : self.paddle + 2] = 128
+        return image
+
+    def step(self, action):
+        self.paddle = int(np.clip(self.paddle + int(action) - 1, 1, 10))
+        self.height += 1
+        reward = 0.0
+        if self.height == 10:
+            reward = 1.0 if abs(self.ball - self.paddle) <= 1 else -1.0
+            self.falls += 1
+            self.drop()
+        return self.picture(), reward, self.falls == self.FALLS, False, {}
+
+
+class SameAlways(Steer):
+    """Every episode is the same, whatever the seed."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=7)
+
+
 class DoubleReward(gym.RewardWrapper):
     def reward(self, reward):
         return 2.0 * float(reward)
 
 
 NAMES = (Steer, Glide, Raises, RaisesLate, NaNReward, NaNObservation, RaisesAtReset)
-for kind in (*NAMES, KeepsState, Succeeds):
+for kind in (*NAMES, KeepsState, Succeeds, Drift, SameAlways):
     gym.register(f"{kind.__name__}-v0", entry_point=f"core_envs:{kind.__name__}")
 
 

@@ -186,3 +186,16 @@ def test_what_cannot_reach_the_workers_is_explained():
     assert evaluate(steer_teacher(), make, range(2)).seeds == (0, 1)
     with pytest.raises(PopsError, match="picklable"):
         evaluate(steer_teacher(), make, range(2), workers=2)
+
+
+def test_trajectories_are_told_apart_whoever_plays_them():
+    teacher = steer_teacher()
+    together = evaluate(teacher, STEER, range(30))
+    assert together.distinct == 30
+    again = evaluate(teacher, STEER, range(30), side_by_side=1)
+    np.testing.assert_array_equal(again.trajectories, together.trajectories)
+    shared = evaluate(teacher, STEER, range(30), 2)
+    np.testing.assert_array_equal(shared.trajectories, together.trajectories)
+    assert together.to_json(1)["distinct_trajectories"] == 30
+    alike = evaluate(teacher, EnvSpec("core_envs:SameAlways-v0"), range(30))
+    assert alike.distinct == 1

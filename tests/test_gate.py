@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pops.errors import PopsError
+from pops.errors import GateFailed, PopsError
 from pops.evaluate import EvalResult
 from pops.gate import check_teacher, judge, lower_bound, margin
 
@@ -104,3 +104,41 @@ def test_a_teacher_three_standard_errors_better_is_taken():
     check_teacher(result(np.array([-1.0, 1.0] * 50) + 3.01 * error), random)
     with pytest.raises(PopsError):
         check_teacher(result(np.array([-1.0, 1.0] * 50) + 2.99 * error), random)
+
+
+def seen(distinct, episodes=100, mean=1.0):
+    returns = np.full(episodes, mean)
+    hashes = np.arange(episodes, dtype=np.uint32) % distinct
+    return EvalResult(tuple(range(episodes)), returns, np.ones(episodes, np.int64), None, hashes)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "episodes", "passes"),
+    [
+        (50, 100, 100, True),
+        (49, 100, 100, False),
+        (100, 49, 100, False),
+        (50, 50, 300, True),
+        (10, 10, 20, True),
+        (9, 20, 20, False),
+    ],
+)
+def test_episodes_that_repeat_each_other_prove_nothing(student, teacher, episodes, passes):
+    verdict = judge(seen(student, episodes), seen(teacher, episodes), margin=0.5)
+    assert verdict.passed is passes
+    assert verdict.distinct == min(student, teacher)
+    assert verdict.to_json()["distinct"] == min(student, teacher)
+    if not passes:
+        assert f"Only {verdict.distinct} of {episodes} episodes differ" in verdict.reason
+
+
+def test_a_teacher_whose_episodes_are_all_alike_is_refused_before_the_work():
+    check_teacher(seen(60), result([0.0, 0.1] * 50))
+    with pytest.raises(GateFailed, match="Only 3 of 100 episodes differ"):
+        check_teacher(seen(3), result([0.0, 0.1] * 50))
+
+
+def test_results_that_nobody_watched_are_judged_by_their_returns():
+    verdict = judge(result([1.0, 2.0]), result([1.0, 2.0]), margin=0.0)
+    assert verdict.passed
+    assert verdict.distinct is None

@@ -1,8 +1,7 @@
-"""From parameters to torch and back; what a smaller network inherits."""
+"""Weights into training and out of it; what a smaller network inherits."""
 
 import numpy as np
 import pytest
-import torch
 from core_cases import random_policy, steer_teacher
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,9 +9,11 @@ from hypothesis import strategies as st
 from pops.arch import Conv, NetArch
 from pops.candidate import can_inherit, inherit
 from pops.errors import PopsError
-from pops.network import PolicyNetwork, Scaling, initialise, nonzeros, to_numpy, to_torch
+from pops.learner import new_learner
+from pops.loss import policy_loss
 from pops.policy import NumpyPolicy
 from pops.spec import DiscreteActions, PolicySpec
+from pops.weights import Scaling, fold, initialise, nonzeros, standardise
 
 RNG = np.random.default_rng(0)
 SCALING = Scaling(np.array([5.0, -0.1, 300.0]), np.array([2.0, 0.01, 50.0]))
@@ -26,22 +27,19 @@ def spec_for(arch):
 def test_standardisation_is_folded_in_and_out():
     policy = steer_teacher()
     inputs = RNG.normal(SCALING.mean, SCALING.std, (200, 3)).astype(np.float32)
-    network = to_torch(policy.arch, policy.parameters, SCALING)
-    standardised = ((inputs - SCALING.mean) / SCALING.std).astype(np.float32)
-    with torch.inference_mode():
-        outputs = network(torch.from_numpy(standardised)).numpy()
+    trained = standardise(policy.arch, policy.parameters, SCALING)
+    outputs = NumpyPolicy(policy.spec, policy.arch, trained).forward(SCALING.apply(inputs))
     size = np.abs(policy.forward(inputs)).max()
     np.testing.assert_allclose(outputs, policy.forward(inputs), atol=2e-6 * size)
-    back = NumpyPolicy(policy.spec, policy.arch, to_numpy(network, SCALING))
+    back = NumpyPolicy(policy.spec, policy.arch, fold(policy.arch, trained, SCALING))
     np.testing.assert_allclose(back.forward(inputs), policy.forward(inputs), atol=2e-6 * size)
 
 
 def test_without_scaling_parameters_come_back_bit_by_bit():
     for arch in (NetArch((3,), 2, (7,), ("tanh",)), SMALL_CONV):
         policy = random_policy(arch, spec_for(arch))
-        scaling = Scaling.identity(int(np.prod(arch.input_shape)))
-        back = to_numpy(to_torch(arch, policy.parameters, scaling), scaling)
-        for (w, b), (x, c) in zip(policy.parameters, back):
+        learner = new_learner(arch, policy.parameters, policy_loss(policy.spec, 1.0))
+        for (w, b), (x, c) in zip(policy.parameters, learner.parameters()):
             assert w.tobytes() == x.tobytes()
             assert b.tobytes() == c.tobytes()
 
@@ -50,10 +48,8 @@ def test_selected_inputs_take_their_own_scaling():
     arch = NetArch((3,), 2, (4,), ("relu",), inputs=(2, 0))
     policy = random_policy(arch, spec_for(arch))
     inputs = RNG.normal(SCALING.mean, SCALING.std, (50, 3)).astype(np.float32)
-    network = to_torch(arch, policy.parameters, SCALING)
-    chosen = ((inputs - SCALING.mean) / SCALING.std)[:, [2, 0]].astype(np.float32)
-    with torch.inference_mode():
-        outputs = network(torch.from_numpy(chosen)).numpy()
+    trained = NumpyPolicy(policy.spec, arch, standardise(arch, policy.parameters, SCALING))
+    outputs = trained.forward(SCALING.apply(inputs))
     np.testing.assert_allclose(outputs, policy.forward(inputs), rtol=1e-5, atol=1e-3)
 
 
@@ -66,11 +62,7 @@ def test_a_constant_feature_is_left_as_it_is():
 
 def test_fresh_weights_come_from_the_seed_alone():
     arch = NetArch((3,), 2, (7,), ("tanh",))
-    torch.manual_seed(1)
-    first = to_numpy(initialise(PolicyNetwork(arch), 5), Scaling.identity(3))
-    torch.manual_seed(2)
-    again = to_numpy(initialise(PolicyNetwork(arch), 5), Scaling.identity(3))
-    other = to_numpy(initialise(PolicyNetwork(arch), 6), Scaling.identity(3))
+    first, again, other = initialise(arch, 5), initialise(arch, 5), initialise(arch, 6)
     assert all(a[0].tobytes() == b[0].tobytes() for a, b in zip(first, again))
     assert first[0][0].tobytes() != other[0][0].tobytes()
     bound = np.sqrt(3 / 3)
@@ -79,11 +71,10 @@ def test_fresh_weights_come_from_the_seed_alone():
 
 
 def test_weights_that_are_not_finite_are_reported_as_divergence():
-    network = PolicyNetwork(NetArch((3,), 2))
-    with torch.no_grad():
-        network.weighted()[0].weight[0, 0] = torch.inf
+    weights = initialise(NetArch((3,), 2), 0)
+    weights[0][0][0, 0] = np.inf
     with pytest.raises(PopsError, match="diverged: layer 0"):
-        to_numpy(network, Scaling.identity(3))
+        fold(NetArch((3,), 2), weights, Scaling.identity(3))
 
 
 def test_nonzeros_are_counted_by_layer():

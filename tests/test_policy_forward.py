@@ -12,7 +12,7 @@ from core_cases import environment, glide_teacher, random_policy, steer_teacher
 from pops.arch import ACTIVATIONS, Conv, NetArch
 from pops.artifact import save_policy
 from pops.errors import PopsError
-from pops.network import Scaling, to_torch
+from pops.network import to_torch
 from pops.policy import NumpyPolicy
 from pops.spec import ContinuousActions, DiscreteActions, Normaliser, PolicySpec
 
@@ -62,7 +62,7 @@ def test_a_row_does_not_depend_on_its_batch(case, split, request):
 def test_the_forward_pass_is_torchs(case, request):
     policy, observations = request.getfixturevalue(case)
     inputs = policy.spec.preprocess(observations)
-    network = to_torch(policy.arch, policy.parameters, Scaling.identity(4))
+    network = to_torch(policy.arch, policy.parameters)
     with torch.inference_mode():
         expected = network(torch.from_numpy(inputs)).numpy()
     np.testing.assert_allclose(policy.outputs(observations), expected, rtol=2e-5, atol=2e-6)
@@ -75,7 +75,7 @@ def test_every_activation_is_torchs(activation):
     policy = random_policy(arch, spec, scale=3.0)
     observations = np.random.default_rng(2).normal(size=(50, 5)).astype(np.float32)
     with torch.inference_mode():
-        network = to_torch(arch, policy.parameters, Scaling.identity(5))
+        network = to_torch(arch, policy.parameters)
         expected = network(torch.from_numpy(observations)).numpy()
     assert policy.outputs(observations).dtype == np.float32
     np.testing.assert_allclose(policy.outputs(observations), expected, rtol=1e-5, atol=1e-5)
@@ -86,7 +86,7 @@ def test_a_padded_convolution_is_torchs():
     spec = PolicySpec((3, 9, 7), DiscreteActions(2), "logits")
     policy = random_policy(arch, spec)
     observations = np.random.default_rng(3).normal(size=(6, 3, 9, 7)).astype(np.float32)
-    network = to_torch(arch, policy.parameters, Scaling.identity(1))
+    network = to_torch(arch, policy.parameters)
     with torch.inference_mode():
         expected = network(torch.from_numpy(observations)).numpy()
     np.testing.assert_allclose(policy.outputs(observations), expected, rtol=1e-5, atol=1e-6)

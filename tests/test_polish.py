@@ -11,8 +11,8 @@ from pops.candidate import Candidate
 from pops.config import DistillConfig, PolishConfig
 from pops.distill import Lesson
 from pops.evaluate import evaluate
-from pops.network import Scaling
 from pops.polish import flatten, polish, unflatten
+from pops.weights import Scaling
 from pops.workers import Workers
 
 CONFIG = PolishConfig(generations=6, episodes=3)

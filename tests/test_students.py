@@ -12,7 +12,7 @@ from torch import nn
 from pops.arch import Conv, NetArch
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure, TeacherError
-from pops.network import Scaling, to_torch
+from pops.network import to_torch
 from pops.pipeline import compress
 from pops.policy import NumpyPolicy
 from pops.spec import ContinuousActions, DiscreteActions, PolicySpec
@@ -32,7 +32,7 @@ class Opaque(nn.Module):
     def __init__(self):
         super().__init__()
         policy = steer_teacher()
-        self.inner = to_torch(policy.arch, policy.parameters, Scaling.identity(3))
+        self.inner = to_torch(policy.arch, policy.parameters)
 
     def forward(self, x):
         return self.inner(x) * 1.0

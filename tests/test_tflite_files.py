@@ -9,9 +9,10 @@ from export_cases import CASES, RECIPES, dense_case, random_policy, tflite_files
 
 from pops.arch import NetArch
 from pops.errors import ArtifactError, UsageError
-from pops.spec import DiscreteActions, PolicySpec
+from pops.spec import ContinuousActions, DiscreteActions, PolicySpec
 from pops_export.assemble import integer_facts, integer_io
 from pops_export.bound import output_bound
+from pops_export.chatter import to_log
 from pops_export.int8 import reference
 from pops_export.int8.read import read_integer_network
 from pops_export.runtimes import LiteRtPolicy, from_codes, to_codes
@@ -19,10 +20,13 @@ from pops_export.stage import for_integers, plain
 from pops_export.tflite_file import (
     calibration_rows,
     check_activations,
+    convert,
     float_io,
+    power_of_two_range,
+    quantise,
     tflite_observations,
 )
-from pops_export.tflite_surgery import ends, integer_ends, operators
+from pops_export.tflite_surgery import ends, integer_ends, operators, tidy
 
 pytestmark = pytest.mark.slow
 
@@ -213,6 +217,66 @@ def test_ends_states_the_cores_scales(files):
     assert 0 < found.output_scale < 0.1
     with pytest.raises(ArtifactError, match="expected one of each"):
         ends((files / "image.fp32").read_bytes())
+
+
+@pytest.mark.parametrize("name", ["dense", "selected"])
+def test_observations_are_quantised_by_a_power_of_two(files, name):
+    """In the file that runtimes read, not only in what the converter was asked for."""
+    found = ends((files / f"{name}.static_wi8_ai8").read_bytes())
+    assert np.frexp(found.input_scale)[0] == 0.5
+    assert found.input_zero_point == 0
+    policy, states = CASES[name]()
+    seen = for_integers(policy, states).stage.apply(tflite_observations(policy.spec, states))
+    # All states fit the codes, and at least half of the codes are used.
+    assert 63.5 <= np.abs(seen).max() / found.input_scale <= 128
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.99, 0.98, (-1.0, 127 / 128)),
+        (-1.0, 1.0, (-1.0, 127 / 128)),  # 1 saturates by one step
+        (-3.3, 0.1, (-211 / 64, 44 / 64)),
+        (0.0, 0.9, (0.0, 255 / 256)),  # one sign only: every code is used
+        (0.2, 0.9, (0.0, 255 / 256)),
+        (-0.1, 0.8, (-26 / 256, 229 / 256)),
+        (-0.9, 0.0, (-230 / 256, 25 / 256)),
+        (0.0, 0.0, (-(2.0**-101), 2.0**-101 * 127 / 128)),
+    ],
+)
+def test_power_of_two_range(low, high, expected):
+    assert power_of_two_range(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "squash"),
+    [
+        ((-1.0, -1.0), (1.0, 1.0), "clip"),  # RELU_N1_TO_1
+        ((0.0,), (1.0,), "clip"),  # RELU_0_TO_1
+        ((0.0, 0.0), (6.0, 6.0), "clip"),  # RELU6
+        ((0.0, 0.0), (np.inf, np.inf), "clip"),  # RELU
+        ((-1.0, -1.0), (1.0, 1.0), "tanh"),
+    ],
+)
+def test_a_clip_that_is_also_an_activation_stays_behind_the_core(tmp_path, low, high, squash):
+    """Converters make it one of the last layer, and write that layer twice."""
+    n = len(low)
+    spec = PolicySpec((3,), ContinuousActions(low, high, squash), "mean")
+    policy = random_policy(spec, NetArch((3,), n, (6,), ("tanh",)))
+    states = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32) * 3
+    network = for_integers(policy, states)
+    with to_log(tmp_path / "log"):
+        prepared = convert(network)
+        model = tidy(quantise(prepared, network, "static_wi8_ai8", states))
+    ops = operators(model)
+    assert [ops.count(op) for op in ("QUANTIZE", "DEQUANTIZE", "FULLY_CONNECTED")] == [1, 1, 2]
+    for name, content, worst in (("fp32", tidy(prepared), 1e-5), ("int8", model, 0.1)):
+        (tmp_path / name).write_bytes(content)
+        file = LiteRtPolicy(tmp_path / name, spec, float_io(content, network))
+        outputs, actions = file.infer(states)
+        np.testing.assert_allclose(actions, spec.decode(outputs), rtol=0, atol=1e-6)
+        assert np.abs(actions - policy.act(states)).max() < worst
+    read_integer_network(tmp_path / "int8")
 
 
 def test_an_activation_without_an_integer_form_is_refused():

@@ -60,6 +60,7 @@ def _values(down: float, up: float) -> Array:
     return np.convolve(padded, weights / weights.sum(), mode="valid")
 
 
+_REST_VALUES = np.array([0.0, -0.1, -0.1])
 _HIGH, _MIDDLE, _LOW = _values(_WIN, 0.2), _values(0.0, 0.9), _values(0.0, 0.0)
 
 
@@ -79,11 +80,15 @@ class ScriptedPong:
         self._last, self._presses = None, (NOOP, NOOP)
 
     def act(self, memory: tuple[int, ...]) -> int:
-        """The action for the bytes at `MEMORY`: 0 for none, 1 for up, 2 for down."""
+        """The best action for the bytes at `MEMORY`: 0 for none, 1 for up, 2 for down."""
+        return int(np.argmax(self.values(memory)))
+
+    def values(self, memory: tuple[int, ...]) -> Array:
+        """(3,) what the game is worth after each action, between losing and winning the point."""
         x, y, paddle = map(float, memory)
         last, self._last = self._last, (x, y)
         if last is None:
-            return NOOP
+            return _REST_VALUES
         dx, dy = x - last[0], y - last[1]
         in_play = x > 0 and y > 0 and last[0] > 0 and max(abs(dx), abs(dy)) < _JUMP
         if not (in_play and dx > 0 and x < _PADDLE_X + 3):
@@ -98,17 +103,16 @@ class ScriptedPong:
         """Tell which action was taken in the end, the script's or another's."""
         self._presses = (action, self._presses[0])
 
-    def _approach(self, paddle: float, line: float) -> int:
+    def _approach(self, paddle: float, line: float) -> Array:
         """Come near: a press moves the paddle by more than 22 lines."""
         one, two = _SIGN[list(self._presses)]
         rest = paddle + one * (_MOVED[3] - _MOVED[1]) + two * (_MOVED[3] - _MOVED[2])
-        difference = line - _CENTRE - rest
-        if abs(difference) < 13.0:
-            return NOOP
-        return DOWN if difference > 0 else UP
+        after = np.abs(rest + _SIGN * _MOVED[3] + _CENTRE - line)
+        value: Array = -np.minimum(after, 80.0) / 100.0 - (0.0, 0.035, 0.035)
+        return value
 
-    def _plan(self, paddle: float, decisions: float, meets: float) -> int:
-        """The first action of the way that is worth most when the ball arrives."""
+    def _plan(self, paddle: float, decisions: float, meets: float) -> Array:
+        """The best that can still come of each first action when the ball arrives."""
         one, two = _SIGN[list(self._presses)]
         under_way = one * (_moved(decisions + 1) - _MOVED[1])
         under_way += two * (_moved(decisions + 2) - _MOVED[2])
@@ -116,7 +120,8 @@ class ScriptedPong:
         offset = paddle + under_way + pressed + _CENTRE - meets
         table = _HIGH if meets < _DOWN_WINS else _MIDDLE if meets < _UP_WINS else _LOW
         value = np.interp(offset, _OFFSETS, table) - _EFFORT - 1e-3 * np.abs(offset - 1.5)
-        return int(_PLANS[np.argmax(value), 0])
+        best: Array = value.reshape(3, -1).max(axis=1)
+        return best
 
 
 def _reflected(y: float) -> float:

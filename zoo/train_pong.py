@@ -30,9 +30,10 @@ from pops.arch import Conv, NetArch
 from pops.artifact import atomic_path, save_policy, write_arrays, write_json
 from pops.envs import make_env
 from pops.evaluate import evaluate
-from pops.network import PolicyNetwork, Scaling, initialise, to_numpy
+from pops.network import PolicyNetwork, biases, to_torch
 from pops.policy import NumpyPolicy
-from pops.spec import DiscreteActions, EnvSpec, Normaliser, PolicySpec
+from pops.spec import DiscreteActions, EnvSpec, FloatArray, Normaliser, PolicySpec
+from pops.weights import initialise
 
 WRAPPERS = ("pops.atari:AtariFrames", "pops.atari:OnlyActions,keep=NOOP+RIGHT+LEFT")
 STICKY = {"repeat_action_probability": 0.25}
@@ -40,6 +41,8 @@ FRAMES = 4
 GAMES = 16
 """Games under way at a time; every other one has sticky actions."""
 BATCH = 256
+TEMPERATURE = 0.04
+"""A tenth of a point makes an action about twelve times as likely."""
 NATURE_CNN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
 
 
@@ -86,10 +89,10 @@ class Collector:
         self._returns[place] = 0.0
 
     def collect(self, network: nn.Module, steps: int, script_share: float) -> dict[str, Any]:
-        """Frames (games, 3 + steps, 84, 84), labels and ages (games, steps), finished returns."""
+        """Frames (games, 3 + steps, 84, 84), ages, memory, actions (games, steps), returns."""
         frames = np.zeros((GAMES, FRAMES - 1 + steps, 84, 84), np.uint8)
         frames[:, : FRAMES - 1] = self._stacks[:, :-1]
-        labels = np.zeros((GAMES, steps), np.uint8)
+        best = np.zeros(GAMES, np.int64)
         ages = np.zeros((GAMES, steps), np.uint8)
         memory = np.zeros((GAMES, steps, len(MEMORY)), np.uint8)
         taken = np.zeros((GAMES, steps), np.uint8)
@@ -99,13 +102,11 @@ class Collector:
             ages[:, step] = np.minimum(self._age, FRAMES)
             for place, env in enumerate(self._envs):
                 memory[place, step] = env.unwrapped.ale.getRAM()[list(MEMORY)]  # type: ignore[attr-defined]
-                labels[place, step] = self._scripts[place].act(tuple(memory[place, step]))
+                best[place] = self._scripts[place].act(tuple(memory[place, step]))
             with torch.inference_mode():
                 inputs = torch.from_numpy(self._stacks).float().div_(255.0)
                 chosen = network(inputs.contiguous(memory_format=torch.channels_last))
-            acts = np.where(
-                self._rng.random(GAMES) < script_share, labels[:, step], chosen.argmax(1).numpy()
-            )
+            acts = np.where(self._rng.random(GAMES) < script_share, best, chosen.argmax(1).numpy())
             taken[:, step] = acts
             for place, env in enumerate(self._envs):
                 self._scripts[place].acted(int(acts[place]))
@@ -119,7 +120,6 @@ class Collector:
                     self._reset(place)
         return {
             "frames": frames,
-            "labels": labels,
             "ages": ages,
             "memory": memory,
             "taken": taken,
@@ -140,6 +140,21 @@ def _collector_process(pipe: Any, seed: int) -> None:
         pipe.send(collector.collect(network, steps, share))
 
 
+def probabilities(memory: np.ndarray, taken: np.ndarray, ages: np.ndarray) -> np.ndarray:
+    """(games, steps, 3) softmax of what each action is worth: sharp only where it matters."""
+    games, steps = taken.shape
+    values = np.zeros((games, steps, 3))
+    for game in range(games):
+        script = ScriptedPong()
+        for step in range(steps):
+            if ages[game, step] == 0:
+                script.reset()
+            values[game, step] = script.values(tuple(memory[game, step]))
+            script.acted(int(taken[game, step]))
+    scaled = np.exp((values - values.max(axis=2, keepdims=True)) / TEMPERATURE)
+    return (scaled / scaled.sum(axis=2, keepdims=True)).astype(np.float32)
+
+
 class Lessons:
     """All rounds, every frame once."""
 
@@ -151,21 +166,21 @@ class Lessons:
 
     def __len__(self) -> int:
         """Labelled states."""
-        return sum(labels.size for labels in self._labels)
+        return sum(ages.size for ages in self._ages)
 
     def add(self, part: dict[str, Any]) -> None:
-        """Keep one round."""
+        """Keep one round, labelled by what the script sees in each state."""
         self._frames.append(part["frames"])
-        self._labels.append(part["labels"])
+        self._labels.append(probabilities(part["memory"], part["taken"], part["ages"]))
         self._ages.append(part["ages"])
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random states as inputs (size, 4, 84, 84) float32, and labels (size,)."""
+        """Random states as inputs (size, 4, 84, 84) float32, and probabilities (size, 3)."""
         rounds = rng.integers(0, len(self._labels), size)
         inputs = np.zeros((size, FRAMES, 84, 84), np.uint8)
-        labels = np.zeros(size, np.int64)
+        labels = np.zeros((size, 3), np.float32)
         for row, index in enumerate(rounds):
-            games, steps = self._labels[index].shape
+            games, steps = self._ages[index].shape
             game, step = int(rng.integers(games)), int(rng.integers(steps))
             inputs[row] = self._frames[index][game, step : step + FRAMES]
             age = int(self._ages[index][game, step])
@@ -173,6 +188,14 @@ class Lessons:
             labels[row] = self._labels[index][game, step]
         tensor = torch.from_numpy(inputs).float().div_(255.0)
         return tensor.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
+
+
+def parameters_of(network: PolicyNetwork) -> list[tuple[FloatArray, FloatArray]]:
+    """(weight, bias) of each layer."""
+    return [
+        (layer.weight.detach().numpy(), biases(layer).detach().numpy())
+        for layer in network.weighted()
+    ]
 
 
 def load_start(network: PolicyNetwork, path: Path) -> None:
@@ -183,7 +206,7 @@ def load_start(network: PolicyNetwork, path: Path) -> None:
     with torch.no_grad():
         for layer, name in zip(network.weighted(), names):
             layer.weight.copy_(state[f"{name}.weight"])
-            layer.bias.copy_(state[f"{name}.bias"])
+            biases(layer).copy_(state[f"{name}.bias"])
 
 
 def main() -> None:
@@ -205,7 +228,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
-    network = initialise(PolicyNetwork(nature_cnn()), args.seed)
+    network = to_torch(nature_cnn(), initialise(nature_cnn(), args.seed))
     if args.start is not None:
         load_start(network, args.start)
     network.to(memory_format=torch.channels_last)
@@ -266,13 +289,13 @@ def learn(
 ) -> float:
     """Gradient updates on random states of all rounds; the mean loss of the last hundred."""
     rate = args.learning_rate * 0.5 * (1 + np.cos(np.pi * max(0.0, turn / args.rounds - 0.3) / 0.7))
-    optimizer.param_groups[0]["lr"] = max(rate, 0.02 * args.learning_rate)
+    optimizer.param_groups[0]["lr"] = float(max(rate, 0.02 * args.learning_rate))
     losses = []
     for _ in range(args.updates):
         inputs, labels = lessons.batch(rng, BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             outputs = network(inputs)
-        loss = nn.functional.cross_entropy(outputs.float(), labels, label_smoothing=0.02)
+        loss = nn.functional.cross_entropy(outputs.float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -283,7 +306,7 @@ def learn(
 def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, seconds: float) -> None:
     """Play full games and write the policy with what is known about it."""
     spec = teacher_spec()
-    policy = NumpyPolicy(spec, nature_cnn(), to_numpy(network, Scaling.identity(1)))
+    policy = NumpyPolicy(spec, nature_cnn(), parameters_of(network))
     assert spec.env is not None
     results = {}
     for name, kwargs in (("sticky", STICKY), ("no_op", {})):

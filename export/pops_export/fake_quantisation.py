@@ -7,14 +7,18 @@ rounding (Jacob et al. 2018, arXiv 1712.05877).
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pops.policy import NumpyPolicy
 from pops.spec import Array, FloatArray
+from pops.workers import SingleThread
 from pops_export.network import core
 from pops_export.stage import Network, flat_observations, for_integers, image_observations
+from pops_export.tflite_file import power_of_two_range
 
 BATCH = 256
 RECALIBRATE = 50
@@ -29,6 +33,7 @@ class FakeQuantised(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self._layers = core(network)
+        self._power_of_two = not network.image and not network.stage.one_hot
         self._ranges: list[tuple[float, float]] = []
 
     def calibrate(self, inputs: Tensor) -> None:
@@ -36,6 +41,8 @@ class FakeQuantised(nn.Module):
         found: list[tuple[float, float]] = []
         with torch.no_grad():
             self._run(inputs, found, observe=True)
+        if self._power_of_two:
+            found[0] = power_of_two_range(*found[0])
         self._ranges = found
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -96,7 +103,15 @@ def distil(
     Returns:
         A policy of the same architecture whose weights survive rounding better.
     """
-    from pops.distill import calibrate_temperature, policy_loss
+    with contextlib.closing(SingleThread()):
+        return _distil(policy, states, updates, learning_rate, seed)
+
+
+def _distil(
+    policy: NumpyPolicy, states: Array, updates: int, learning_rate: float, seed: int
+) -> NumpyPolicy:
+    from pops.distill import calibrate_temperature
+    from pops.loss import policy_loss
 
     network = for_integers(policy, states)
     spec = policy.spec
@@ -111,28 +126,29 @@ def distil(
         [policy.outputs(states[i : i + BATCH]) for i in range(0, len(states), BATCH)]
     )
     temperature = calibrate_temperature(spec, targets)
-    labels, loss = torch.from_numpy(targets), policy_loss(spec, temperature)
+    loss = policy_loss(spec, temperature)
+    wanted, best_actions = loss.targets(targets), torch.from_numpy(targets.argmax(1))
     module = FakeQuantised(network)
     optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
     rng = np.random.default_rng((seed, 11))
     scale = temperature if network.centred else 1.0
     best, best_cost = module.parameters_in_order(), (float("inf"), float("inf"))
-    check = torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))
+    check = rng.integers(0, len(inputs), CALIBRATION)
     for update in range(updates + 1):
         if update % RECALIBRATE == 0 or update == updates:
             module.calibrate(inputs[torch.from_numpy(rng.integers(0, len(inputs), CALIBRATION))])
             with torch.no_grad():
                 outputs = module(inputs[check])
-                changed = torch.argmax(outputs, 1) != torch.argmax(labels[check], 1)
-                found = float(loss(outputs / scale, labels[check]))
+                changed = torch.argmax(outputs, 1) != best_actions[check]
+                found = loss.value((outputs / scale).numpy(), wanted[check])
             cost = (float(changed.float().mean()) if network.centred else 0.0, found)
             if cost < best_cost:
                 best, best_cost = module.parameters_in_order(), cost
-        rows = torch.from_numpy(rng.integers(0, len(inputs), BATCH))
+        rows = rng.integers(0, len(inputs), BATCH)
         optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / (updates + 1))
-        value = loss(module(inputs[rows]) / scale, labels[rows])
+        outputs = module(inputs[rows]) / scale
         optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        outputs.backward(torch.from_numpy(loss.gradient(outputs.detach().numpy(), wanted[rows])))
         optimiser.step()
     return _unfolded(policy, network, best)
 

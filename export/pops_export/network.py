@@ -74,6 +74,12 @@ class Tail(nn.Module):
         if actions.squash == "tanh":
             y = self._low + 0.5 * (torch.tanh(y) + 1.0) * (self._high - self._low)
         if any(math.isfinite(v) for v in (*actions.low, *actions.high)):
+            # TFLite's converter knows clips to [-1, 1], [0, 1] and [0, 6] as activations: it would
+            # write the last layer twice, once with and once without. Twice the value is clipped to
+            # twice the bounds instead, which is exact.
+            if set(actions.low) <= {-1.0, 0.0}:
+                y = torch.minimum(torch.maximum(y + y, 2 * self._low), 2 * self._high)
+                return 0.5 * y
             y = torch.minimum(torch.maximum(y, self._low), self._high)
         return y
 

@@ -93,7 +93,10 @@ def build_model(plan: Plan, device: str) -> Any:
         def _update_current_progress_remaining(self, num_timesteps: int, total: int) -> None:
             super()._update_current_progress_remaining(num_timesteps, self.budget)
 
-    makers = [lambda: CheckedEnv(make_env(plan.training_env), plan.env.id)] * plan.n_envs
+    def make() -> gym.Env[Any, Any]:
+        return CheckedEnv(make_env(plan.training_env), plan.env.id)
+
+    makers = [make] * plan.n_envs
     # A step of a game with images is worth a process; one of CartPole is not.
     apart = plan.preset.images and plan.n_envs > 1
     env = VecMonitor(SubprocVecEnv(makers) if apart else DummyVecEnv(makers))

@@ -284,7 +284,10 @@ def default_algorithm(env_id: str, discrete: bool) -> str:
 
 
 def find_preset(env_id: str, algorithm: str, name: PresetName) -> Preset:
-    """The table's entry, with the paper's network where `name` is 'paper'; for images it has that."""
+    """The table's entry, with the paper's network where `name` is 'paper'.
+
+    For images the usual network is the paper's too.
+    """
     preset = TABLE.get(_key(env_id), {}).get(algorithm, FALLBACK[algorithm])
     if name == "paper" and not preset.images:
         return dataclasses.replace(preset, widths=PAPER_WIDTHS[algorithm], activation="relu")
