@@ -117,7 +117,11 @@ def test_no_warnings_for_arm(core: str, tmp_path: Path) -> None:
     for name in (*FEW, "registers odd speed"):
         folder = tmp_path / name
         write(policies()[name], folder)
-        every = name.startswith("registers") and core in ("cortex-m4", "cortex-m7", "cortex-m33")
+        every = name.startswith(("registers", "in place")) and core in (
+            "cortex-m4",
+            "cortex-m7",
+            "cortex-m33",
+        )
         for level in OPTIMISED if every else ("-O2",):
             command = ["arm-none-eabi-gcc", "-std=c99", *WARNINGS, *level.split(), "-mthumb"]
             quiet([*command, *ARM[core], "-c", "policy.c", "-o", "policy.o"], folder)
