@@ -24,7 +24,8 @@ import numpy as np
 from pops.arch import NetArch
 from pops.policy import NumpyPolicy
 from pops.spec import Array, DiscreteActions, PolicySpec
-from pops_deploy.targets.mcu.measure import GCC, core_facts, measure
+from pops_deploy.targets.mcu.cores import core_facts
+from pops_deploy.targets.mcu.measure import GCC, measure
 from pops_deploy.targets.mcu.profile import profile
 from pops_export.c.generate import generate_float, generate_int8
 from pops_export.c.options import COptions, Golden, Layout

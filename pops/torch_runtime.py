@@ -245,7 +245,8 @@ def _build(
     if spec.one_hot:
         observation_space = spaces.Discrete(spec.one_hot)
     elif policy.arch.convs:
-        observation_space = spaces.Box(0, 255, spec.observation_shape, np.uint8)
+        # Channels first, whatever the environment has: `predict` moves them.
+        observation_space = spaces.Box(0, 255, spec.input_shape, np.uint8)
     else:
         observation_space = spaces.Box(-np.inf, np.inf, spec.observation_shape, np.float32)
 

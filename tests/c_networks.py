@@ -12,6 +12,7 @@ import numpy as np
 from pops.arch import Conv, NetArch
 from pops.policy import NumpyPolicy
 from pops.spec import Array, ContinuousActions, DiscreteActions, PolicySpec
+from pops_export.c.images import drawn_images
 from pops_export.c.options import COptions, Golden
 from pops_export.int8 import reference
 from pops_export.int8.fixed_point import quantise_multiplier, tanh_table
@@ -137,9 +138,10 @@ def options_of(
     flat = int(np.prod(network.input_shape))
     ends = tuple(3.0 + (i % 5) * (flat > 3) for i in range(flat))
     image = observations.dtype == np.uint8
+    golden = drawn_images(spec_of(network, dtype="uint8"), 4) if image else observations[:4]
     return COptions(
         layout=layout,  # type: ignore[arg-type]
-        golden=Golden(observations[:4], reference.outputs(network, observations[:4])),
+        golden=Golden(golden, reference.outputs(network, golden)),
         calibration_min=None if image else tuple(-e for e in ends),
         calibration_max=None if image else ends,
         **more,  # type: ignore[arg-type]

@@ -93,10 +93,11 @@ def test_every_board_reads() -> None:
         "cortex-m3",
         "cortex-m4",
         "cortex-m7",
+        "cortex-m55",
     }
     for board in boards.values():
         assert 0 < board.cycles_low < board.cycles_high
-        assert board.fpu == ("single" if board.core in ("cortex-m4", "cortex-m7") else "none")
+        assert board.fpu == ("single" if board.core not in ("cortex-m0", "cortex-m3") else "none")
 
 
 def test_board_says_by_how_much_a_policy_does_not_fit() -> None:

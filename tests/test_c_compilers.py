@@ -38,7 +38,8 @@ ARM = {
 OPTIMISED = ("-O0", "-Og", "-O1", "-Os", "-O2", "-O3", "-O2 -flto", "-O2 -fno-omit-frame-pointer")
 
 
-FEW = ("registers speed", "loops size", "tanh speed", "images size", "stages size", "float")
+FEW = ("registers speed", "loops size", "tanh speed", "images size", "in place size", "stages size",
+       "float")  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
@@ -57,12 +58,16 @@ def policies() -> dict[str, dict[str, str]]:
             rng, [6], image=(12, 12, 2), convs=[(5, 3, 2, True)], input_scale=1.0,
             input_zero_point=-128,
         ),
+        "in place": random_network(
+            rng, [3], "relu", (11, 13, 4), [(5, 4, 1, False), (7, 3, 2, False), (2, 2, 1, False)],
+            input_scale=1.0, input_zero_point=-128,
+        ),
         "floats images": random_network(rng, [6], "tanh", (9, 9, 2), [(5, 3, 2, True)]),
     }  # fmt: skip
     result = {}
     for name, network in networks.items():
         for layout in ("size", "speed"):
-            dtype = "uint8" if name == "images" else "float32"
+            dtype = "uint8" if name in ("images", "in place") else "float32"
             spec = spec_of(network, dtype=dtype, continuous="tanh" if layout == "size" else "")
             x = observations_of(rng, network, 8, dtype)[-4:]
             sources = generate_int8(network, spec, options_of(network, x, layout))
@@ -112,7 +117,11 @@ def test_no_warnings_for_arm(core: str, tmp_path: Path) -> None:
     for name in (*FEW, "registers odd speed"):
         folder = tmp_path / name
         write(policies()[name], folder)
-        every = name.startswith("registers") and core in ("cortex-m4", "cortex-m7", "cortex-m33")
+        every = name.startswith(("registers", "in place")) and core in (
+            "cortex-m4",
+            "cortex-m7",
+            "cortex-m33",
+        )
         for level in OPTIMISED if every else ("-O2",):
             command = ["arm-none-eabi-gcc", "-std=c99", *WARNINGS, *level.split(), "-mthumb"]
             quiet([*command, *ARM[core], "-c", "policy.c", "-o", "policy.o"], folder)

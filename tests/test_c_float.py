@@ -13,6 +13,8 @@ from pops.policy import NumpyPolicy
 from pops.spec import Array, ContinuousActions, DiscreteActions, Normaliser, PolicySpec
 from pops_export.c.compile import CompiledPolicy, compile_shared
 from pops_export.c.generate import generate_float
+from pops_export.c.golden import takes_bytes
+from pops_export.c.images import drawn_images
 from pops_export.c.options import COptions, Golden
 
 CONTRACTION = (
@@ -94,7 +96,10 @@ def bound(policy: NumpyPolicy, observations: Array) -> Array:
 
 
 def options(policy: NumpyPolicy, observations: Array) -> COptions:
-    golden = Golden(observations[:6], policy.outputs(observations[:6]))
+    chosen = observations[:6]
+    if takes_bytes(policy.spec):
+        chosen = drawn_images(policy.spec, 6)
+    golden = Golden(chosen, policy.outputs(chosen))
     spec = policy.spec
     if spec.one_hot or spec.observation_dtype == "uint8":
         return COptions("policy_f32", golden=golden)

@@ -19,7 +19,8 @@ from c_networks import (
 from pops.arch import NetArch
 from pops.errors import PopsError, UsageError
 from pops_deploy.targets.mcu import measure as mcu
-from pops_deploy.targets.mcu.measure import CORES, measure
+from pops_deploy.targets.mcu.cores import CORES, core_facts
+from pops_deploy.targets.mcu.measure import measure
 from pops_deploy.targets.mcu.profile import profile
 from pops_export.c.generate import generate_float, generate_int8
 from pops_export.c.options import COptions, Golden
@@ -86,7 +87,7 @@ def test_bytes_of_a_small_network(tmp_path: Path) -> None:
     sources, _ = generated(student("8-8-4"), "speed")
     for name, text in sources.items():
         (tmp_path / name).write_text(text)
-    core = mcu.core_facts("cortex-m4")
+    core = core_facts("cortex-m4")
     flags = ["-std=c99", "-O3", "-mcpu=cortex-m4", "-mthumb", *core.flags, "-ffunction-sections"]
     link = ["-fdata-sections", "-nostartfiles", "-Wl,--entry=policy_act,--gc-sections"]
     command = ["arm-none-eabi-gcc", *flags, *link, "-DPOLICY_NO_SELF_TEST", "policy.c"]

@@ -81,13 +81,15 @@ def test_supplied_runtime_acts_as_numpy_does(tmp_path: Path, name: str, case: st
         assert np.abs(runtime.act(x) - expected).max() < 1e-5
 
 
-def test_images_in_stable_baselines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_images_in_stable_baselines(last: bool, tmp_path: Path) -> None:
     convs = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
     spec = PolicySpec(
-        (4, 84, 84),
+        (84, 84, 4) if last else (4, 84, 84),
         DiscreteActions(6),
         "q_values",
         "uint8",
+        channels_last=last,
         normaliser=Normaliser((0.0,), (255.0,)),
     )
     policy = policy_of(spec, NetArch((4, 84, 84), 6, (32,), ("relu",), convs), 3.0)

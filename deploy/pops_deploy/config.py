@@ -19,7 +19,8 @@ class BenchConfig:
     """Runs (teacher and student) and artifacts to measure side by side."""
     target: str = "host"
     """Where to measure, comma-separated: host, aarch64, cortex-m0, cortex-m3, cortex-m4,
-    cortex-m7, microbit, netduinoplus2, mps2-an500, board:PORT, ssh:user@address[:port]."""
+    cortex-m7, cortex-m55, microbit, netduinoplus2, mps2-an500, board:PORT,
+    ssh:user@address[:port]."""
     runtime: str = ""
     """Runtimes for the host, comma-separated: sb3, torch, onnx, litert, c, tflite-micro, numpy.
     Empty: all that are installed, tflite-micro and numpy aside; sb3 for teachers only."""

@@ -35,13 +35,17 @@ def write_c_files(assembly: Assembly, policy_id: str, golden: Array) -> None:
     Args:
         assembly: its `core` must be there for int8.
         policy_id: the artifact's id, which the code carries.
-        golden: observations that the self test replays.
+        golden: observations that the self test replays; one of images draws its own.
     """
     from pops_export.c.generate import generate_float, generate_int8
+    from pops_export.c.golden import takes_bytes
+    from pops_export.c.images import drawn_images
     from pops_export.int8 import reference
     from pops_export.int8.read import read_integer_network
 
     config, policy = assembly.config, assembly.policy
+    if takes_bytes(policy.spec):
+        golden = drawn_images(policy.spec, GOLDEN_IN_CODE)
     golden = golden[np.linspace(0, len(golden) - 1, min(GOLDEN_IN_CODE, len(golden))).astype(int)]
     for kind in ("c", "arduino"):
         if kind not in config.formats:

@@ -32,10 +32,24 @@ class Ends:
 
 
 def read(model: bytes) -> Any:
-    """The flatbuffer as schema objects."""
+    """The flatbuffer as schema objects.
+
+    From about a megabyte on, converters put weights behind the flatbuffer and leave offsets in
+    it; writing the file anew moves them, so they are taken inside here.
+
+    Raises:
+        ArtifactError: if such an offset lies outside of the file.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
+    for buffer in parsed.buffers:
+        if buffer.offset > 1:  # 0 and 1 stand for none
+            if buffer.offset + buffer.size > len(model):
+                raise ArtifactError("The TFLite file ends before its weights; write it again.")
+            buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    return parsed
 
 
 def ends(model: bytes) -> Ends:

@@ -18,7 +18,12 @@ void control_init(controller *control)
 
 bool control_self_test(void)
 {
+#if POLICY_BYTES
+    static uint8_t image[POLICY_OBSERVATION_SIZE];
+    return policy_self_test(image, scratch) == POLICY_OK;
+#else
     return policy_self_test(scratch) == POLICY_OK;
+#endif
 }
 
 policy_status control_step(controller *control, const control_observation *observation,

@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write ONNX, TFLite and C99 from a run, fp32 and int8",
     "verify": "repeat an artifact's proof on what lies on disk",
     "bench": "measure latency and memory of teacher and student",
+    "play": "record an episode as a video, the student beside its teacher",
     "deploy": "bundle an artifact for a Raspberry Pi, or build firmware from it",
     "train": "train a teacher",
     "demo": "compress a built-in teacher and show the result",
@@ -71,7 +72,9 @@ def _guarded(command: str, arguments: list[str]) -> int:
         )
         return 130
     except ModuleNotFoundError as error:
-        extra = {"export": "export", "verify": "export", "train": "train"}.get(command, "all")
+        extra = {"export": "export", "verify": "export", "train": "train", "play": "play"}.get(
+            command, "all"
+        )
         print(
             f"pops {command}: the package {error.name!r} is not installed. "
             f"pip install 'pops-rl[{extra}]'",
@@ -88,6 +91,8 @@ def _guarded(command: str, arguments: list[str]) -> int:
 
 
 def _how_to_resume(command: str, arguments: list[str]) -> str:
+    if command == "play":
+        return " No video was written."
     if command not in ("compress", "train"):
         return ""
     import shlex
@@ -99,7 +104,8 @@ def _how_to_resume(command: str, arguments: list[str]) -> str:
 def _run(command: str, arguments: list[str]) -> int:
     if command == "deploy":
         return _run_deploy(arguments)
-    function = getattr(import_module("pops.cli.commands"), command)
+    module = "pops.cli.play" if command == "play" else "pops.cli.commands"
+    function = getattr(import_module(module), command)
     return _parse_and_call(function, f"pops {command}", arguments)
 
 

@@ -73,7 +73,7 @@ def info(
 
     data = describe(file, vecnormalize, activation)
     if json:
-        _print_json(data)
+        print_json(data)
     else:
         print_info(data)
     return 0
@@ -112,7 +112,7 @@ def eval(
         raise UsageError(f"Found --episodes {episodes}, expected at least 1.")
     seeds = range(seed, seed + episodes)
     if (path / "artifact.json").is_file():
-        policy, env, parameters = _open_artifact(path, runtime or "c", file, where)
+        policy, env, parameters = open_artifact(path, runtime or "c", file, where)
         try:
             result = evaluate(policy, env, seeds, 1, side_by_side=1)
         finally:
@@ -120,12 +120,12 @@ def eval(
     else:
         if runtime is not None:
             raise UsageError(f"{path} is no artifact, so --runtime has nothing to run; export it.")
-        teacher, env = _load(path, where, vecnormalize, activation)
+        teacher, env = load_teacher_at(path, where, vecnormalize, activation)
         parameters = teacher.policy.arch.num_parameters
         result = evaluate(teacher.policy, env, seeds, workers or available_cores())
     data = result.to_json(parameters, returns=True)
     if json:
-        _print_json(data)
+        print_json(data)
     else:
         success = f", success rate {data['success_rate']:.0%}" if "success_rate" in data else ""
         print(
@@ -136,9 +136,10 @@ def eval(
     return 0
 
 
-def _load(
+def load_teacher_at(
     path: Path, where: EnvOptions, vecnormalize: Path | None, activation: str | None
 ) -> tuple[Teacher, EnvSpec]:
+    """A teacher, run or policy file, and the environment that was asked for or that it names."""
     from pops.teacher.load import load_teacher
 
     if not path.exists():
@@ -162,9 +163,10 @@ def _known_env(path: Path) -> EnvSpec | None:
     return None
 
 
-def _open_artifact(
+def open_artifact(
     path: Path, runtime: str, file: str, where: EnvOptions
 ) -> tuple[Policy, EnvSpec, int]:
+    """A file of an artifact in a runtime, its environment, and its parameters."""
     from pops.artifact import read_json
 
     facts = read_json(path / "artifact.json")
@@ -208,7 +210,7 @@ def compress(
         quiet: print nothing but errors.
         json: print the manifest as JSON, and nothing else.
     """
-    loaded, env = _load(teacher, where, vecnormalize, activation)
+    loaded, env = load_teacher_at(teacher, where, vecnormalize, activation)
     return _compress(loaded, env, out, config, workers, resume, overwrite, quiet, json)
 
 
@@ -242,7 +244,7 @@ def _compress(
             command=shlex.join(["pops", *sys.argv[1:]]),
         )
     if json:
-        _print_json(result.manifest)
+        print_json(result.manifest)
     elif not quiet:
         print_result(result.manifest, Console())
         print(f"\n{out}  (next: pops export {shlex.quote(str(out))})")
@@ -274,7 +276,7 @@ def pick(
 
     result = take(run, max_params, out, overwrite=overwrite, workers=workers)
     if json:
-        _print_json(result.manifest)
+        print_json(result.manifest)
     else:
         print_result(result.manifest, Console())
         print(f"\n{result.path}")
@@ -312,7 +314,7 @@ def demo(
     """
     from pops.builtin import builtin_path
 
-    loaded, env = _load(builtin_path(teacher), EnvOptions(), None, None)
+    loaded, env = load_teacher_at(builtin_path(teacher), EnvOptions(), None, None)
     return _compress(loaded, env, out, CompressConfig(), workers, False, True, quiet, False)
 
 
@@ -427,5 +429,6 @@ def deploy_firmware(
     return 0
 
 
-def _print_json(data: Any) -> None:
+def print_json(data: Any) -> None:
+    """Print JSON with sorted keys."""
     print(json_module.dumps(data, indent=2, sort_keys=True, allow_nan=False))

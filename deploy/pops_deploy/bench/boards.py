@@ -21,6 +21,8 @@ FILES = (
     "nucleo-f446re",
     "stm32f4-discovery",
     "teensy-4.1",
+    "nucleo-h743zi2",
+    "numaker-m55m1",
 )
 
 

@@ -38,7 +38,7 @@ def print_bench(result: BenchResult, console: Console | None = None) -> None:
         console.print(_mcu_table(counted))
         console.print(
             "Instructions are counted under an emulator; they are not a time. RAM: static data, "
-            "scratch and the larger stack.",
+            "scratch and the larger stack" + _images(counted),
             highlight=False,
         )
         assumptions = _assumptions(counted)
@@ -134,6 +134,14 @@ def _mcu_table(rows: Sequence[Row]) -> Table:
             figure(row.returns),
         )
     return table
+
+
+def _images(rows: Sequence[Row]) -> str:
+    """What else the RAM counts."""
+    images = sorted({row.mcu.image for row in rows if row.mcu is not None and row.mcu.image})
+    if not images:
+        return "."
+    return f", and the image that the caller holds ({' and '.join(map(size, images))})."
 
 
 def _board_table(rows: Sequence[Row]) -> Table:

@@ -58,7 +58,7 @@ class McuFigures:
     flash: int
     """Text, constants and initialised data, the library code that they need included."""
     ram: int
-    """Static data, scratch and the larger of the two stacks."""
+    """Static data, scratch, the larger of the two stacks, and an image's own bytes."""
     static_ram: int
     """Initialised and zeroed variables."""
     scratch: int
@@ -77,6 +77,8 @@ class McuFigures:
     """Of the flash: library code, such as float arithmetic where there is no FPU."""
     self_test: int = 0
     """Status of the policy's own self-test on the core; 0 is good."""
+    image: int = 0
+    """Bytes of one observation that is an image, which the RAM counts; 0 for all else."""
     boards: tuple[dict[str, Any], ...] = ()
     """For each board: whether it fits, by how much, and the estimated time with its assumption."""
 

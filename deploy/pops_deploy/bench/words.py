@@ -16,6 +16,7 @@ def in_words(rows: Sequence[Row]) -> list[str]:
         *_comparisons(real),
         *_int8_against_fp32(real),
         *_student_against_teacher(real),
+        *_instructions_against_teacher(real),
         *_without_return(rows),
         *_different(rows),
     ]
@@ -103,6 +104,23 @@ def _student_against_teacher(rows: Sequence[Row]) -> list[str]:
                     f"{row.title} on {row.target} is slower than its teacher: {_told(row)} "
                     f"against {_told(other)}."
                 )
+    return result
+
+
+def _instructions_against_teacher(rows: Sequence[Row]) -> list[str]:
+    """How many times fewer instructions the student takes in the same code."""
+    counted = [row for row in rows if row.mcu is not None and row.mcu.instructions]
+    teachers = {(row.target, row.file): row for row in counted if row.role == "teacher"}
+    result = []
+    for row in counted:
+        teacher = teachers.get((row.target, row.file))
+        if row.role != "student" or teacher is None or _slower(row, teacher):
+            continue
+        ratio = (_cost(teacher) or 0.0) / max(1.0, _cost(row) or 1.0)
+        result.append(
+            f"{row.title} on {row.target} takes {ratio:,.1f} times fewer instructions than its "
+            f"teacher in the same code ({_told(row)} against {_told(teacher)})."
+        )
     return result
 
 

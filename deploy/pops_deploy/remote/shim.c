@@ -41,7 +41,12 @@ EXPORT int32_t pops_act_many(const void *observations, int32_t count, int32_t st
 
 EXPORT int32_t pops_self_test(void *scratch)
 {
+#if SIZE(_BYTES)
+    static uint8_t image[SIZE(_OBSERVATION_SIZE)];
+    return (int32_t)NAME(_self_test)(image, scratch);
+#else
     return (int32_t)NAME(_self_test)(scratch);
+#endif
 }
 
 /* 0 to 4: elements of an observation, outputs, elements of an action, bytes of scratch, their

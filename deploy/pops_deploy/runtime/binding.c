@@ -283,7 +283,12 @@ static PyObject *self_test(PyObject *self, PyObject *args)
 {
     (void)self;
     (void)args;
+#if SIZE_OF(_BYTES)
+    static uint8_t image[SIZE_OF(_OBSERVATION_SIZE)];
+    return PyLong_FromLong((long)POLICY(_self_test)(image, scratch));
+#else
     return PyLong_FromLong((long)POLICY(_self_test)(scratch));
+#endif
 }
 
 static PyMethodDef methods[] = {

@@ -1,4 +1,4 @@
-"""cortex-m0, -m3, -m4, -m7: generated C on an emulated core, counted in instructions."""
+"""cortex-m0, -m3, -m4, -m7, -m55: generated C on an emulated core, counted in instructions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pops_deploy.bench.rows import McuFigures, ReturnFigure, Row
 from pops_deploy.bench.subjects import Subject
 from pops_deploy.config import BenchConfig
 from pops_deploy.folder import KEYS, Artifact
-from pops_deploy.targets.mcu.measure import CORES, McuMeasurement
+from pops_deploy.targets.mcu.cores import CORES
+from pops_deploy.targets.mcu.measure import McuMeasurement
 from pops_deploy.targets.mcu.measure import measure as emulate
 from pops_deploy.targets.mcu_static import StaticFigures, static_figures
 
@@ -25,6 +26,12 @@ TOO_LARGE = "The policy does not fit"
 """How the emulator's error begins where the code does not link for the core's machine."""
 VISITED = 128
 """Visited observations that are replayed beside the golden ones."""
+REPLAYED_MACS = 200_000_000
+"""Multiply-accumulates that a replay may take; bounds the observations of large networks."""
+REPLAYED_LEAST = 8
+SECONDS = 60.0
+SECONDS_A_MEGAMAC = 20.0
+"""What the emulator may take."""
 
 
 def measure(
@@ -72,18 +79,29 @@ def _figures(artifact: Artifact, subject: Subject, core: str, file: str) -> McuF
     sources = {path.name: path.read_text(encoding="utf-8") for path in paths}
     golden = artifact.golden()
     key = KEYS["c", file]
-    replayed, expected = golden["observations"], golden.get(f"{key}.actions")
-    visited = subject.observations[:VISITED]
+    chosen = _chosen(len(golden["observations"]), artifact.arch.macs)
+    replayed = golden["observations"][chosen]
+    expected = golden[f"{key}.actions"][chosen] if f"{key}.actions" in golden else None
+    visited = subject.observations[: VISITED if len(chosen) == len(golden["observations"]) else 0]
     observations = np.concatenate([replayed, visited.astype(replayed.dtype)])
+    given = _as_c_takes_it(artifact, observations)
     static = static_figures(sources, core, prefix, FLAGS)
+    image = given[0].nbytes if len(artifact.spec.input_shape) == 3 else 0
+    seconds = SECONDS + SECONDS_A_MEGAMAC * artifact.arch.macs / 1e6
     try:
-        measured = emulate(sources, core, _as_c_takes_it(artifact, observations), prefix, FLAGS)
+        measured = emulate(sources, core, given, prefix, FLAGS, seconds)
     except PopsError as error:
         if not str(error).startswith(TOO_LARGE):
             raise
-        return _unmeasured(core, static, int(policy.facts["scratch_bytes"]))
+        return _unmeasured(core, static, int(policy.facts["scratch_bytes"]), image)
     mismatches = _mismatches(measured, expected, len(replayed))
-    return _combine(measured, static, mismatches, len(replayed))
+    return _combine(measured, static, mismatches, len(replayed), image)
+
+
+def _chosen(count: int, macs: int) -> Array:
+    """Indices of the golden observations that are replayed: all, or some spread over them."""
+    most = max(REPLAYED_LEAST, REPLAYED_MACS // max(1, macs))
+    return np.unique(np.linspace(0, count - 1, min(count, most), dtype=int))
 
 
 def _as_c_takes_it(artifact: Artifact, observations: Array) -> Array:
@@ -108,7 +126,7 @@ def _mismatches(measured: McuMeasurement, expected: Array | None, count: int) ->
 
 
 def _combine(
-    measured: McuMeasurement, static: StaticFigures, mismatches: int, golden: int
+    measured: McuMeasurement, static: StaticFigures, mismatches: int, golden: int, image: int
 ) -> McuFigures:
     static_ram = measured.data + measured.bss
     deepest = max(measured.stack, static.stack or 0)
@@ -118,7 +136,7 @@ def _combine(
         instructions_min=measured.minimum,
         flash=measured.text + measured.rodata + measured.data + static.library,
         library=static.library,
-        ram=static_ram + measured.scratch + deepest,
+        ram=static_ram + measured.scratch + deepest + image,
         static_ram=static_ram,
         scratch=measured.scratch,
         stack_static=static.stack,
@@ -126,12 +144,13 @@ def _combine(
         mismatches=mismatches,
         observations=golden,
         self_test=measured.self_test,
+        image=image,
         compiler=static.compiler,
         flags=" ".join(FLAGS),
     )
 
 
-def _unmeasured(core: str, static: StaticFigures, scratch: int) -> McuFigures:
+def _unmeasured(core: str, static: StaticFigures, scratch: int, image: int) -> McuFigures:
     """What is known of code that is too large for the emulated machine."""
     return McuFigures(
         core=core,
@@ -139,13 +158,14 @@ def _unmeasured(core: str, static: StaticFigures, scratch: int) -> McuFigures:
         instructions_min=None,
         flash=static.flash,
         library=static.library,
-        ram=scratch + (static.stack or 0),
+        ram=scratch + (static.stack or 0) + image,
         static_ram=0,
         scratch=scratch,
         stack_static=static.stack,
         stack_painted=None,
         mismatches=0,
         observations=0,
+        image=image,
         compiler=static.compiler,
         flags=" ".join(FLAGS),
     )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pops_deploy.bench.stack import worst_stack
-from pops_deploy.targets.mcu.measure import GCC, core_facts, run_tool
+from pops_deploy.targets.mcu.cores import core_facts
+from pops_deploy.targets.mcu.measure import GCC, run_tool
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pops_export.c.golden import channel_last
 from pops_export.c.harness import harness
 from pops_export.int8.network import IntArray
 
-FLAGS = ("-std=c99", "-O2", "-ffp-contract=off")
+FLAGS = ("-std=c99", "-O3", "-ffp-contract=off")
+"""From -O3 on gcc vectorises sums of products: images take a sixth of the time."""
 
 
 def compile_shared(

@@ -8,6 +8,7 @@ import numpy as np
 
 from pops.errors import UsageError
 from pops.spec import Array, DiscreteActions, PolicySpec
+from pops_export.c.images import RECTANGLES, drawn_images
 from pops_export.c.options import COptions, Golden
 from pops_export.c.text import c_float, c_table
 
@@ -23,6 +24,10 @@ class GoldenTables:
     compare: str
     """A C condition on `difference` that holds for a right output."""
     compare_action: str
+    rectangles: int
+    """How many the C draws on an image; 0 where observations are stored."""
+    shape: tuple[int, ...]
+    """(height, width, channels) of such an image."""
 
 
 def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bool) -> GoldenTables:
@@ -42,11 +47,15 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
         )
     actions = spec.decode(outputs).reshape(n, -1)
     bytes_in = takes_bytes(spec)
-    flat = observations.reshape(-1)
-    tables = c_table(
-        f"{'uint8_t' if bytes_in else 'float'} {p}_golden_observations",
-        [str(v) for v in flat] if bytes_in else [c_float(float(v)) for v in flat],
-    )
+    tables = ""
+    if not bytes_in:
+        flat = [c_float(float(v)) for v in observations.reshape(-1)]
+        tables = c_table(f"float {p}_golden_observations", flat)
+    elif not np.array_equal(observations, channel_last(drawn_images(spec, n), spec)):
+        raise UsageError(
+            "The self test of a policy that takes bytes draws its images itself; give those that "
+            "`drawn_images` makes, and what the policy puts out for them."
+        )
     tables += c_table(f"float {p}_golden_outputs", [c_float(float(v)) for v in outputs.reshape(-1)])
     if isinstance(spec.actions, DiscreteActions):
         tables += c_table(f"int32_t {p}_golden_actions", [str(int(a)) for a in actions.reshape(-1)])
@@ -59,7 +68,10 @@ def golden_tables(golden: Golden, spec: PolicySpec, options: COptions, exact: bo
     near = near if exact else f"difference <= {limit} && difference >= -{limit}"
     wide = c_float(0.0 if exact else 1e-4 * max(1.0, float(np.abs(actions).max())))
     near_action = near if exact else f"difference <= {wide} && difference >= -{wide}"
-    return GoldenTables(tables, n, near, near_action)
+    channels, height, width = spec.input_shape if bytes_in else (0, 0, 0)
+    return GoldenTables(
+        tables, n, near, near_action, RECTANGLES * bytes_in, (height, width, channels)
+    )
 
 
 def takes_bytes(spec: PolicySpec) -> bool:

@@ -69,7 +69,7 @@ def int8_context(network: IntegerNetwork, spec: PolicySpec, options: COptions) -
         "weight_type": "int16_t" if options.layout == "speed" else "int8_t",
         "second": 2 if options.layout == "speed" else 1,
         "third": 1 if options.layout == "speed" else 2,
-        "convs": any(isinstance(layer, ConvLayer) for layer in network.layers),
+        **plan.direct,
         "uses_one_step": plan.uses_one_step,
         "uses_exact": plan.uses_exact,
         "tables": plan.tables,

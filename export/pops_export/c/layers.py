@@ -8,6 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from pops.errors import UsageError
+from pops_export.c.conv import (
+    Direct,
+    direct_call,
+    direct_context,
+    direct_tables,
+    plan_direct,
+    work_bytes,
+)
 from pops_export.c.options import COptions
 from pops_export.c.steps import INT32, OneStep, one_step
 from pops_export.c.text import c_int, c_table
@@ -29,6 +37,8 @@ class Plan:
     """The first convolution reads the caller's image."""
     uses_one_step: bool
     uses_exact: bool
+    direct: dict[str, object]
+    """What the template of convolutions that are read in place needs."""
 
 
 def padded(n: int) -> int:
@@ -63,24 +73,32 @@ def plan_layers(network: IntegerNetwork, options: COptions, image_in_place: bool
     sizes = [padded(network.inputs)] + [padded(layer.outputs) for layer in network.layers]
     if image_in_place and isinstance(network.layers[0], ConvLayer):
         sizes[0] = 0
-    columns = [padded(_row(la)) if isinstance(la, ConvLayer) else 0 for la in network.layers]
-    # Ping-pong: buffers sit at the start and at the end in turn; a column goes in between.
-    total = max(a + b + c for a, b, c in zip(sizes, sizes[1:], columns))
+    plans = [
+        plan_direct(la, index == 0 and sizes[0] == 0) if isinstance(la, ConvLayer) else None
+        for index, la in enumerate(network.layers)
+    ]
+    between = [_between(layer, plan) for layer, plan in zip(network.layers, plans)]
+    # Ping-pong: buffers sit at the start and at the end in turn; what a layer needs beside its
+    # input and output goes in between. The largest layer decides: no order of buffers needs less.
+    total = max(a + b + c for a, b, c in zip(sizes, sizes[1:], between))
+    total += 4 * any(plan is not None and plan.overread for plan in plans)
     offsets = [0 if i % 2 == 0 else total - size for i, size in enumerate(sizes)]
     tables, calls, forms = [], [], []
     for index, layer in enumerate(network.layers):
-        form = _form(layer, options)
+        form, plan = _form(layer, options), plans[index]
         forms.append(form)
-        tables.append(_tables(index, layer, form, options))
+        tables.append(_tables(index, layer, plan, form, options))
         source = f"scratch + {offsets[index]}" if offsets[index] else "scratch"
         source = "input" if index == 0 else source
         target = f"scratch + {offsets[index + 1]}" if offsets[index + 1] else "scratch"
         if isinstance(layer, ConvLayer):
             # Between the input at one end and the output at the other.
-            column = sizes[index] if index % 2 == 0 else sizes[index + 1]
-            calls += _conv_call(
-                index, layer, form, options, (source, f"scratch + {column}", target)
-            )
+            middle = sizes[index] if index % 2 == 0 else sizes[index + 1]
+            places = (source, f"scratch + {middle}", target)
+            if plan is not None:
+                calls += direct_call(index, layer, plan, form, options, places)
+            else:
+                calls += _conv_call(index, layer, form, options, places)
         else:
             calls.append(_dense_call(index, layer, form, options, source, target))
         for pad in range(layer.outputs, sizes[index + 1]):
@@ -93,7 +111,15 @@ def plan_layers(network: IntegerNetwork, options: COptions, image_in_place: bool
         image_in_place=sizes[0] == 0,
         uses_one_step=any(form is not None for form in forms),
         uses_exact=any(form is None for form in forms),
+        direct=direct_context(network, plans, forms),
     )
+
+
+def _between(layer: Layer, plan: Direct | None) -> int:
+    """Bytes of scratch that a layer needs beside its input and output."""
+    if not isinstance(layer, ConvLayer):
+        return 0
+    return padded(_row(layer)) if plan is None else padded(work_bytes(layer, plan))
 
 
 def _row(layer: Layer) -> int:
@@ -121,14 +147,19 @@ def pack(weight: IntArray, lift: int, wide: bool) -> list[int]:
     return [int(w) for w in np.concatenate([by_four.reshape(-1), quads[blocks:].reshape(-1)])]
 
 
-def _tables(index: int, layer: Layer, form: OneStep | None, options: COptions) -> str:
+def _tables(
+    index: int, layer: Layer, plan: Direct | None, form: OneStep | None, options: COptions
+) -> str:
     p, P = options.prefix, options.prefix.upper()
-    wide = options.layout == "speed"
-    lift = form.lift if form is not None and wide else 0
-    weight = layer.weight.reshape(layer.weight.shape[0], -1)
-    words = [str(w) for w in pack(weight, lift, wide)]
-    text = c_table(f"{p}_weight {p}_weights{index}", words)
-    text = text.replace("] = {", f"] {P}_ALIGNED = {{", 1)
+    if plan is not None and isinstance(layer, ConvLayer):
+        text = direct_tables(index, layer, plan, options)
+    else:
+        wide = options.layout == "speed"
+        lift = form.lift if form is not None and wide else 0
+        weight = layer.weight.reshape(layer.weight.shape[0], -1)
+        words = [str(w) for w in pack(weight, lift, wide)]
+        text = c_table(f"{p}_weight {p}_weights{index}", words)
+        text = text.replace("] = {", f"] {P}_ALIGNED = {{", 1)
     if form is not None:
         rows = [f"{{{c_int(o)}, {m}}}" for o, m in zip(form.offset, form.multiplier)]
         return text + c_table(f"{p}_step {p}_steps{index}", rows)

@@ -25,7 +25,7 @@ class Golden:
     """Observations with the outputs that the generated code must give."""
 
     observations: Array
-    """(n, *observation_shape), as the environment returns them."""
+    """(n, *observation_shape), as the environment returns them; `drawn_images` for bytes."""
     outputs: FloatArray
     """(n, n_outputs) float32: what the reference computes for them."""
 

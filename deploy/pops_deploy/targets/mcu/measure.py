@@ -3,7 +3,8 @@
 QEMU advances its clock by the same step with each instruction (`-icount`), and SysTick reads that
 clock. A step of 256 ns, several ticks of SysTick, makes the count exact to one instruction; the
 harness measures a known sequence of 1,000 instructions in each run and the run is refused if that
-does not come out as 1,000. The count does not depend on the step.
+does not come out as 1,000. The count does not depend on the step. SysTick has 24 bits, so long runs
+take a shorter step and are exact to a few instructions.
 """
 
 from __future__ import annotations
@@ -20,69 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from pops.errors import PopsError, UsageError
+from pops_deploy.targets.mcu.cores import Core, core_facts
 
 HERE = Path(__file__).parent
 GCC = "arm-none-eabi-gcc"
 QEMU = "qemu-system-arm"
-SHIFT = 8
+SHIFTS = (8, 3, 0)
+"""Steps of 2^n ns: exact, exact to 10 and to 80 instructions."""
+LEAST = 0.05
+"""Instructions that a multiply-accumulate takes at least; tells which steps need no trying."""
 CALL = 1
 """Instructions between the readings that are not the policy's: the first reading itself."""
 KNOWN = 1000
 WRAPPED = 1 << 16
 """The flag in SysTick's control register that the count went through zero."""
-
-
-@dataclass(frozen=True)
-class Core:
-    """A core, the machine that QEMU has for it, and how to compile for it."""
-
-    machine: str
-    cpu: str
-    flags: tuple[str, ...]
-    systick_hz: int
-    flash: tuple[int, int]
-    """First address and bytes."""
-    ram: tuple[int, int]
-    stack_paint: int
-    """Bytes of stack that are painted, more than any policy here takes."""
-
-
-MPS2_FLASH = (0x0, 4 << 20)
-MPS2_RAM = (0x2000_0000, 4 << 20)
-CORE_FACTS = {
-    "cortex-m0": Core(
-        "microbit", "cortex-m0", (), 16_000_000, (0x0, 256 << 10), (0x2000_0000, 16 << 10), 2048
-    ),
-    "cortex-m3": Core("mps2-an385", "cortex-m3", (), 25_000_000, MPS2_FLASH, MPS2_RAM, 8192),
-    "cortex-m4": Core(
-        "mps2-an386",
-        "cortex-m4",
-        ("-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
-        25_000_000,
-        MPS2_FLASH,
-        MPS2_RAM,
-        8192,
-    ),
-    "cortex-m7": Core(
-        "mps2-an500",
-        "cortex-m7",
-        ("-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
-        25_000_000,
-        MPS2_FLASH,
-        MPS2_RAM,
-        8192,
-    ),
-    "cortex-m55": Core(
-        "mps3-an547",
-        "cortex-m55",
-        ("-mfloat-abi=hard", "-mfpu=auto"),
-        32_000_000,
-        (0x0, 512 << 10),
-        (0x2000_0000, 512 << 10),
-        8192,
-    ),
-}
-CORES = tuple(CORE_FACTS)
 
 
 @dataclass(frozen=True)
@@ -160,14 +112,35 @@ def measure(
         folder = Path(name)
         build(sources, facts, folder, prefix, flags, constants)
         (folder / "observations.bin").write_bytes(x.tobytes())
-        emulate(facts, folder, ("-icount", f"shift={SHIFT}"), timeout)
+        shift, results = _counted(facts, folder, len(x), constants, _macs(header, prefix), timeout)
+        return _read(core, facts, results, len(x), constants, shift, sizes(folder))
+
+
+def _macs(header: str, prefix: str) -> int:
+    try:
+        return constant(header, prefix, "MACS")
+    except PopsError:
+        return 0  # not known: then the longest step is tried first
+
+
+def _counted(
+    facts: Core,
+    folder: Path,
+    count: int,
+    constants: Mapping[str, int],
+    macs: int,
+    timeout: float,
+) -> tuple[int, bytes]:
+    """Run with the longest step with which SysTick does not wrap: (the step's shift, results)."""
+    for shift in SHIFTS:
+        ticks = macs * LEAST * facts.systick_hz * 2.0**shift / 1e9
+        if shift and ticks > 1 << 24:
+            continue
+        emulate(facts, folder, ("-icount", f"shift={shift}"), timeout)
         results = (folder / "results.bin").read_bytes()
-        if np.any(_records(results, len(x), constants)["act"]["control"] & WRAPPED):
-            # SysTick has 24 bits: a coarser count, exact to 63 instructions, for long runs.
-            emulate(facts, folder, ("-icount", "shift=0"), timeout)
-            results = (folder / "results.bin").read_bytes()
-            return _read(core, facts, results, len(x), constants, 0, sizes(folder))
-        return _read(core, facts, results, len(x), constants, SHIFT, sizes(folder))
+        if not shift or not np.any(_records(results, count, constants)["act"]["control"] & WRAPPED):
+            break
+    return shift, results
 
 
 CONSTANTS = (
@@ -179,17 +152,6 @@ CONSTANTS = (
     "BYTES",
     "DISCRETE",
 )
-
-
-def core_facts(core: str) -> Core:
-    """Facts about a core by name.
-
-    Raises:
-        UsageError: if there is no such core.
-    """
-    if core not in CORE_FACTS:
-        raise UsageError(f"Core {core!r} is unknown, expected one of: {', '.join(CORES)}.")
-    return CORE_FACTS[core]
 
 
 def constant(header: str, prefix: str, name: str) -> int:
@@ -229,9 +191,12 @@ def build(
         "FLASH_LENGTH": facts.flash[1],
         "RAM_ORIGIN": facts.ram[0],
         "RAM_LENGTH": facts.ram[1],
+        "CONSTANTS_ORIGIN": (facts.constants or facts.flash)[0],
+        "CONSTANTS_LENGTH": (facts.constants or facts.flash)[1],
+        "CONSTANTS": "CONSTANTS" if facts.constants else "FLASH",
         "STACK_PAINT": facts.stack_paint,
     }.items():
-        script = script.replace(f"@{key}@", hex(value))
+        script = script.replace(f"@{key}@", value if isinstance(value, str) else hex(value))
     (folder / "link.ld").write_text(script, encoding="utf-8")
     common = ["-std=c99", *flags, f"-mcpu={facts.cpu}", "-mthumb", *facts.flags]
     policy = [GCC, *common, "-c", f"{prefix}.c"]

@@ -17,14 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pops_deploy.targets.mcu.measure import (
-    CONSTANTS,
-    build,
-    constant,
-    core_facts,
-    emulate,
-    run_tool,
-)
+from pops_deploy.targets.mcu.cores import core_facts
+from pops_deploy.targets.mcu.measure import CONSTANTS, build, constant, emulate, run_tool
 
 LOADS = re.compile(r"^(v?ldr|v?ldm|ldrd|v?pop|vld)")
 STORES = re.compile(r"^(v?str|v?stm|strd|v?push|vst)")
