@@ -39,6 +39,7 @@ VARIANTS: dict[str, Callable[[CompressConfig], CompressConfig]] = {
         c, prune=dataclasses.replace(c.prune, ranking="layer")
     ),
     "without search": _search(enabled=False),
+    "without descent": _search(descend=False),
     "without fewer layers": _search(fewer_layers=False),
     "without fewer inputs": _search(fewer_inputs=False),
     "without polish": lambda c: dataclasses.replace(

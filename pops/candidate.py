@@ -36,6 +36,8 @@ class Candidate:
     own_inputs: States | None = None
     own_labels: FloatArray | None = None
     """States that it visited itself, with labels, as a replay buffer keeps them."""
+    confirmation: EvalResult | None = None
+    """Its episodes on screening seeds that have chosen nothing (see `pops.validate`)."""
 
     @property
     def mean(self) -> float:
@@ -94,6 +96,7 @@ def teach(
         result=play(policy, lesson.env, seeds),
         own_inputs=everything[len(labels) :],
         own_labels=all_labels[len(labels) :],
+        confirmation=None,
     )
 
 

@@ -26,7 +26,7 @@ class DistillConfig:
     """Rounds of collecting states and fitting them."""
     states: int = 3200
     """States collected in each round."""
-    updates: int = 600
+    updates: int = 1500
     """Gradient updates after each round."""
     batch_size: int = 256
     """States in one update."""
@@ -74,7 +74,7 @@ class SearchConfig:
 
     enabled: bool = True
     """Search below the size at which pruning and shrinking converged."""
-    candidates: int = 8
+    candidates: int = 10
     """Architectures that start."""
     rungs: int = 3
     """Rungs of synchronous halving; the budget doubles from one to the next."""
@@ -82,6 +82,10 @@ class SearchConfig:
     """Rounds of distillation on the first rung."""
     episodes: int = 24
     """Screening episodes on the first rung."""
+    descend: bool = True
+    """Go on down from the smallest that passes, in small steps and with full effort."""
+    restarts: int = 3
+    """Fresh starts of each network on that way down."""
     fewer_layers: bool = True
     """Try fewer hidden layers, down to a linear policy."""
     fewer_inputs: bool = True
@@ -114,6 +118,8 @@ class ScreenConfig:
     """Of the student that each iteration ends with."""
     validation: int = 200
     """Of what may become the finalist."""
+    confirmation: int = 400
+    """Of what passes validation, on other seeds."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +218,7 @@ IMAGES: dict[str, dict[str, int]] = {
     "distill": {"updates": 600},
     "prune": {"updates": 1000, "guard_every": 250, "guard_episodes": 8},
     "search": {"candidates": 8, "episodes": 12},
-    "screen": {"distilled": 24, "validation": 100},
+    "screen": {"distilled": 24, "validation": 100, "confirmation": 100},
 }
 """Budgets for image observations, where a step of the environment and an update cost a hundred
 times what they cost elsewhere, and an episode has thousands of steps."""

@@ -122,7 +122,10 @@ def polish(
                 break
         favourite = np.asarray(strategy.result.xfavorite)
     polished = dataclasses.replace(
-        candidate, name=f"{candidate.name}+polish", parameters=space.parameters(favourite)
+        candidate,
+        name=f"{candidate.name}+polish",
+        parameters=space.parameters(favourite),
+        confirmation=None,
     )
     before = evaluate(candidate.policy(lesson), lesson.env, validation_seeds, workers)
     after = evaluate(polished.policy(lesson), lesson.env, validation_seeds, workers)

@@ -76,6 +76,31 @@ def candidate_from(stage: StageResult, name: str) -> Candidate:
     )
 
 
+def candidates_to(candidates: Sequence[Candidate], lesson: Lesson) -> StageResult:
+    """Several candidates, without the states they visited."""
+    facts = [
+        {**describe(c), "loss": c.loss, "rounds": c.rounds, "result": result_to(c.result)}
+        for c in candidates
+    ]
+    policies = {f"{i:02d}": c.policy(lesson) for i, c in enumerate(candidates)}
+    return StageResult({"candidates": facts}, policies)
+
+
+def candidates_from(stage: StageResult) -> list[Candidate]:
+    """The candidates that `candidates_to` wrote."""
+    return [
+        Candidate(
+            facts["name"],
+            stage.policies[f"{i:02d}"].arch,
+            stage.policies[f"{i:02d}"].parameters,
+            result_from(facts["result"]),
+            facts["loss"],
+            facts["rounds"],
+        )
+        for i, facts in enumerate(stage.facts["candidates"])
+    ]
+
+
 def scalars(candidate: Candidate) -> dict[str, Any]:
     """What is recorded of a candidate as metrics."""
     facts = describe(candidate)

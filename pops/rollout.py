@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pops.envs import EnvSource
-from pops.evaluate import EpisodeTable, EvalResult
+from pops.evaluate import EpisodeTable, EvalResult, join
 from pops.frames import Stacks, States, join_states
 from pops.policy import NumpyPolicy
 from pops.spec import Array, DiscreteActions, FloatArray, Policy, PolicySpec
@@ -42,6 +42,15 @@ class Sampler:
                 deviation = np.exp(self.log_std)
                 noisy[row] = outputs[row] + deviation * generator.normal(size=outputs.shape[1])
         return self.spec.decode(noisy)
+
+
+def evaluate_sampling(
+    policy: Policy, sampler: Sampler, env: EnvSource, seeds: Sequence[int], workers: Workers
+) -> EvalResult:
+    """`play_sampling` with the episodes divided among processes; the same result."""
+    share = -(-len(seeds) // workers.count)
+    blocks = [tuple(seeds[i : i + share]) for i in range(0, len(seeds), share)]
+    return join(workers.map(play_sampling, [(policy, sampler, env, block) for block in blocks]))
 
 
 def play_sampling(

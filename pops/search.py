@@ -8,6 +8,7 @@ synchronous halving (Jamieson and Talwalkar 2016), never by the clock.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,11 @@ from pops.rollout import ReplayBuffer
 from pops.seeds import screening_seeds
 from pops.shapes import propose_convolutional
 from pops.workers import Workers
+
+RATIOS = (0.85, 0.7, 0.55, 0.4, 0.3, 0.2)
+"""Widths of narrower networks of the same depth, as shares."""
+CONFIDENT = 1.645
+"""Standard errors of a one-sided 95 % bound."""
 
 
 def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
@@ -44,17 +50,29 @@ def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
         if depth >= 1:
             features = base.layers()[0].weight[1]
             largest = max(2, base.num_parameters // (features + base.outputs + 1))
-            for width in _falling(largest, max(2, config.candidates // 2)):
+            for width in _falling(largest, 2 * config.candidates):
                 consider(base.with_widths((width,)))
     if depth:
-        for ratio in (0.85, 0.7, 0.55, 0.4, 0.3, 0.2):
-            widths = tuple(max(1, round(w * ratio)) for w in base.widths)
-            consider(base.with_widths(widths))
-    ordered = [proposals[size] for size in sorted(proposals, reverse=True)]
-    if len(ordered) <= config.candidates:
-        return ordered
-    chosen = np.linspace(0, len(ordered) - 1, config.candidates).round().astype(int)
-    return [ordered[i] for i in chosen]
+        for ratio in RATIOS:
+            consider(base.with_widths(tuple(max(1, round(w * ratio)) for w in base.widths)))
+    # A linear policy is the one shape that the others do not lead to; it keeps its place.
+    linear = [arch for arch in proposals.values() if not arch.widths]
+    others = [arch for arch in proposals.values() if arch.widths]
+    chosen = [*linear, *_spread(others, config.candidates - len(linear))]
+    return sorted(chosen, key=lambda arch: -arch.num_parameters)
+
+
+def _spread(archs: list[NetArch], count: int) -> list[NetArch]:
+    """`count` of the architectures whose sizes fall by about the same ratio each."""
+    if len(archs) <= count:
+        return archs
+    left = sorted(archs, key=lambda arch: arch.num_parameters)
+    chosen = []
+    for size in np.geomspace(left[0].num_parameters, left[-1].num_parameters, count):
+        nearest = min(left, key=lambda arch: abs(math.log(arch.num_parameters / size)))
+        left.remove(nearest)
+        chosen.append(nearest)
+    return chosen
 
 
 def _falling(largest: int, count: int) -> list[int]:
@@ -118,15 +136,18 @@ def search(
         ]
         candidates = workers.map(teach, tasks)
         rungs.append(candidates)
-        if _settled(candidates, guard):
+        if settled(candidates, guard):
             break
         candidates = survivors(candidates, guard)
     return rungs
 
 
-def _settled(candidates: Sequence[Candidate], guard: ReturnGuard) -> bool:
-    """Whether the smallest candidate meets the objective already: nothing is left to find."""
-    return min(candidates, key=lambda c: c.arch.num_parameters).mean >= guard.objective
+def settled(candidates: Sequence[Candidate], guard: ReturnGuard) -> bool:
+    """Whether the smallest candidate meets the objective beyond doubt: nothing is left to find."""
+    result = min(candidates, key=lambda c: c.arch.num_parameters).result
+    assert result is not None
+    error = result.std / math.sqrt(len(result.seeds))
+    return result.mean - CONFIDENT * error >= guard.objective
 
 
 def without_inputs(candidate: Candidate, lesson: Lesson) -> list[Candidate]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from pops.candidate import Candidate, describe
+from pops.candidate import Candidate
 from pops.journal import StageResult
-from pops.record import result_from, result_to, scalars
+from pops.record import candidates_from, candidates_to, scalars
 from pops.search import search
 from pops.stages import State
-from pops.validate import is_validated, validated, would_pass
+from pops.validate import confirm, out_of_reach, validate, would_pass
 
 
 def search_stage(state: State) -> list[Candidate]:
@@ -38,25 +38,9 @@ def search_stage(state: State) -> list[Candidate]:
         for rung in rungs:
             last.update({candidate.name: candidate for candidate in rung})
         kept = sorted(last.values(), key=lambda c: c.arch.num_parameters)
-        policies = {f"{i:02d}": c.policy(state.lesson) for i, c in enumerate(kept)}
-        facts = [
-            {**describe(c), "loss": c.loss, "rounds": c.rounds, "result": result_to(c.result)}
-            for c in kept
-        ]
-        return StageResult({"candidates": facts, "rungs": len(rungs)}, policies)
+        return candidates_to(kept, state.lesson)
 
-    result = state.journal.stage("search/candidates", make)
-    found = [
-        Candidate(
-            facts["name"],
-            result.policies[f"{i:02d}"].arch,
-            result.policies[f"{i:02d}"].parameters,
-            result_from(facts["result"]),
-            facts["loss"],
-            facts["rounds"],
-        )
-        for i, facts in enumerate(result.facts["candidates"])
-    ]
+    found = candidates_from(state.journal.stage("search/candidates", make))
     for candidate in found:
         state.tracker.record("candidate", **scalars(candidate), kept=True)
         state.tracker.say(
@@ -72,25 +56,18 @@ def _search_base(state: State) -> Candidate:
 
     The teacher's copy, if none would.
     """
-
-    def make() -> StageResult:
-        results = []
-        for candidate in sorted(state.ladder, key=lambda c: c.arch.num_parameters):
-            if candidate.mean < state.guard.lower_bound:
-                results.append(result_to(candidate.result))
-                continue
-            checked = validated(state, candidate)
-            results.append(result_to(checked.result))
-            if would_pass(state, checked):
+    ordered = sorted(state.ladder, key=lambda c: c.arch.num_parameters)
+    for index, candidate in enumerate(ordered):
+        if out_of_reach(state, candidate):
+            continue
+        ordered[index] = validate(state, candidate)
+        if would_pass(state, ordered[index]):
+            ordered[index] = confirm(state, ordered[index])
+            if would_pass(state, ordered[index]):
                 break
-        return StageResult({"results": results})
-
-    facts = state.journal.stage("search/base", make).facts
-    state.ladder.sort(key=lambda c: c.arch.num_parameters)
-    for index, result in enumerate(facts["results"]):
-        state.ladder[index] = dataclasses.replace(state.ladder[index], result=result_from(result))
-    checked = len(facts["results"])
-    last = state.ladder[checked - 1] if checked else None
-    if last is not None and is_validated(state, last) and would_pass(state, last):
-        return last
+    else:
+        index = -1
+    state.ladder[:] = ordered
+    if index >= 0:
+        return ordered[index]
     return Candidate("the first student", state.initial, state.first_parameters)

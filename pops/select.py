@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pops.candidate import Candidate, teach
+from pops.descend import descend
 from pops.evaluate import EvalResult, evaluate
 from pops.gate import Verdict, judge, margin
 from pops.journal import StageResult
@@ -18,9 +19,11 @@ from pops.search import without_inputs
 from pops.seeds import gate_start, screening_seeds
 from pops.stages import State
 from pops.validate import (
+    check,
     is_validated,
-    predicted_slack,
-    validated,
+    out_of_reach,
+    slack,
+    validate,
     validation_seeds,
     would_pass,
 )
@@ -45,25 +48,29 @@ class Selection:
 def choose(state: State, candidates: list[Candidate]) -> Selection:
     """The smallest student that the gate would most likely pass, polished where that helps.
 
-    Candidates are validated from the smallest up until one would pass. Those
-    below it that came nearest are then polished by return, a few at most; the
-    smallest that would pass at last tries to do without some inputs.
+    Candidates are validated from the smallest up until one would pass. From
+    there smaller ones get full effort, until one fails. Those that came nearest
+    are then polished by return, a few at most; the smallest that would pass at
+    last tries to do without some inputs.
     """
     ordered = sorted(candidates, key=lambda c: (c.arch.num_parameters, -c.mean))
     if not ordered:
         ordered = [Candidate("teacher's copy", state.arch, state.parameters)]
-        ordered = [validated(state, ordered[0])]
     chosen: Candidate | None = None
     short: list[Candidate] = []
     for index, candidate in enumerate(ordered):
-        if candidate.mean < state.guard.lower_bound:
+        if out_of_reach(state, candidate):
             continue
-        ordered[index] = _validate(state, candidate, f"select/{index:02d}")
+        ordered[index] = check(state, candidate, "validate")
         if would_pass(state, ordered[index]):
             chosen = ordered[index]
             break
         short.append(ordered[index])
     larger = [] if chosen is None else ordered[ordered.index(chosen) :]
+    if chosen is not None:
+        smaller, failed = descend(state, chosen)
+        larger, short = [*smaller, *larger], [*short, *failed]
+        chosen = larger[0]
     for attempt in range(state.config.polish.attempts):
         polished = _polish_nearest(state, short, chosen, attempt)
         if polished is None:
@@ -72,28 +79,16 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
             chosen, larger = polished, [polished, *larger]
     if chosen is None:
         return Selection(_nearest(state, ordered), [], passed_screening=False)
-    return Selection(_fewer_inputs(state, chosen), larger)
-
-
-def _slack(state: State, candidate: Candidate) -> float:
-    return predicted_slack(state, candidate, state.config.gate.alpha)
+    fewer = _fewer_inputs(state, chosen)
+    return Selection(fewer[0], [*fewer[1:], *larger])
 
 
 def _nearest(state: State, ordered: list[Candidate]) -> Candidate:
     """What comes nearest to passing where nothing would."""
     known = [c for c in ordered if is_validated(state, c)]
     if not known:
-        known = [validated(state, max(ordered, key=lambda c: c.mean))]
-    return max(known, key=lambda c: _slack(state, c))
-
-
-def _validate(state: State, candidate: Candidate, stage: str) -> Candidate:
-    def make() -> StageResult:
-        return candidate_to(validated(state, candidate), state.lesson)
-
-    checked = candidate_from(state.journal.stage(stage, make), "candidate")
-    _tell(state, checked, "validate")
-    return checked
+        known = [validate(state, max(ordered, key=lambda c: c.mean))]
+    return max(known, key=lambda c: slack(state, c))
 
 
 def _polish_nearest(
@@ -103,27 +98,25 @@ def _polish_nearest(
     config = state.config.polish
     limit = chosen.arch.num_parameters if chosen is not None else config.max_params + 1
     fitting = [c for c in short if c.arch.num_parameters < min(limit, config.max_params + 1)]
-    if not config.enabled or not fitting:
+    if not config.enabled or not fitting or not state.polish_helps:
         return None
-    candidate = max(fitting, key=lambda c: _slack(state, c))
+    candidate = max(fitting, key=lambda c: slack(state, c))
     short.remove(candidate)
 
     def make() -> StageResult:
         return candidate_to(_polish(state, candidate, attempt), state.lesson)
 
     result = state.journal.stage(f"select/polish-{attempt + 1}", make)
-    polished = candidate_from(result, "candidate")
-    _tell(state, polished, "polish")
-    return polished
+    return _after_polish(state, candidate, candidate_from(result, "candidate"), "polish")
 
 
-def _tell(state: State, candidate: Candidate, what: str) -> None:
-    state.tracker.say(
-        f"{what}: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
-        f"{candidate.mean:.2f} on {state.config.screen.validation} screening episodes"
-        + ("" if would_pass(state, candidate) else "; the gate would want more")
-    )
-    _replace_in_ladder(state, candidate)
+def _after_polish(state: State, before: Candidate, after: Candidate, what: str) -> Candidate:
+    """The polished candidate, checked; where it came back as it was, polish is at its end."""
+    if after.name == before.name:
+        state.polish_helps = False
+        state.tracker.say(f"{what}: {before.arch} does not get better by return")
+        return before
+    return check(state, after, what)
 
 
 def _polish(state: State, candidate: Candidate, key: int) -> Candidate:
@@ -153,21 +146,15 @@ def _polish(state: State, candidate: Candidate, key: int) -> Candidate:
     )
 
 
-def _replace_in_ladder(state: State, candidate: Candidate) -> None:
-    size = candidate.arch
-    state.ladder[:] = [c for c in state.ladder if c.arch != size]
-    state.ladder.append(candidate)
-
-
-def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
-    """The candidate with as few inputs as it passes validation with."""
+def _fewer_inputs(state: State, candidate: Candidate) -> list[Candidate]:
+    """Students that would pass, from the one with the fewest inputs to the candidate itself."""
+    found = [candidate]
     if not (state.config.search.enabled and state.config.search.fewer_inputs):
-        return candidate
+        return found
     if candidate.arch.num_parameters <= (state.config.max_params or 0):
-        return candidate
+        return found
     if candidate.arch.num_parameters > state.config.polish.max_params:
-        return candidate
-    best = candidate
+        return found
     for index, smaller in enumerate(without_inputs(candidate, state.lesson)):
 
         def make(smaller: Candidate = smaller, index: int = index) -> StageResult:
@@ -175,22 +162,28 @@ def _fewer_inputs(state: State, candidate: Candidate) -> Candidate:
             seeds = tuple(screening_seeds(state.config.seed, 24, INPUTS_BLOCK))
             rounds = state.config.search.rounds
             taught = teach(smaller, inputs, labels, state.lesson, rounds, seeds, (5, index, 0))
-            if taught.mean >= state.guard.objective:
-                taught = validated(state, taught)
-                if state.config.polish.enabled and not would_pass(state, taught):
-                    taught = _polish(state, taught, 20 + index)
             return candidate_to(taught, state.lesson)
 
-        found = candidate_from(state.journal.stage(f"select/inputs-{index + 1}", make), "candidate")
-        state.tracker.say(
-            f"without {index + 1} of its inputs: {found.arch.num_parameters:,} parameters, "
-            f"returns {found.mean:.2f}"
-        )
-        state.ladder.append(found)
-        if not is_validated(state, found) or not would_pass(state, found):
+        name = f"select/inputs-{index + 1}"
+        taught = candidate_from(state.journal.stage(name, make), "candidate")
+        state.ladder.append(taught)
+        without = f"without {index + 1} of its inputs"
+        if out_of_reach(state, taught):
+            state.tracker.say(f"{without}: returns {taught.mean:.2f}")
             break
-        best = found
-    return best
+        taught = check(state, taught, without)
+        wanting = not would_pass(state, taught)
+        if wanting and state.config.polish.enabled and state.polish_helps:
+
+            def improve(taught: Candidate = taught, index: int = index) -> StageResult:
+                return candidate_to(_polish(state, taught, 20 + index), state.lesson)
+
+            polished = candidate_from(state.journal.stage(f"{name}-polish", improve), "candidate")
+            taught = _after_polish(state, taught, polished, f"{without}, polished")
+        if not would_pass(state, taught):
+            break
+        found.insert(0, taught)
+    return found
 
 
 def pass_gate(state: State, selection: Selection) -> Verdict:
@@ -254,15 +247,43 @@ def _look(state: State, selection: Selection, look: int, start: int, alpha: floa
 
 
 def _next_larger(state: State, selection: Selection, alpha: float) -> Candidate | None:
-    """The smallest larger student that passes validation."""
+    """The smallest larger student that would most likely pass; else what comes nearest."""
     current = selection.candidate.arch.num_parameters
-    while selection.larger:
-        candidate = selection.larger.pop(0)
-        if candidate.arch.num_parameters <= current:
+    seen: list[Candidate] = []
+    for index, candidate in enumerate(selection.larger):
+        if candidate.arch.num_parameters <= current or out_of_reach(state, candidate):
             continue
-        if candidate.mean < state.guard.lower_bound:
-            continue
-        chosen = _validate(state, candidate, f"select/larger-{len(selection.larger)}")
-        if would_pass(state, chosen, alpha):
-            return chosen
-    return None
+        checked = check(state, candidate, "next larger")
+        if not would_pass(state, checked, alpha):
+            checked = _taught_further(state, checked, index)
+        selection.larger[index] = checked
+        seen.append(checked)
+        if would_pass(state, checked, alpha):
+            break
+    if not seen:
+        return None
+    return (
+        seen[-1]
+        if would_pass(state, seen[-1], alpha)
+        else max(seen, key=lambda c: slack(state, c, alpha))
+    )
+
+
+def _taught_further(state: State, candidate: Candidate, index: int) -> Candidate:
+    """The candidate after the rounds of distillation that the search's last rung would give."""
+    config = state.config.search
+    rounds = config.rounds * (2**config.rungs - 1) - candidate.rounds
+    if rounds <= 0:
+        return candidate
+
+    def make() -> StageResult:
+        inputs, labels = state.buffer.arrays()
+        seeds = tuple(validation_seeds(state))
+        key = (6, candidate.arch.num_parameters, index)
+        taught = teach(candidate, inputs, labels, state.lesson, rounds, seeds, key)
+        return candidate_to(taught, state.lesson)
+
+    name = f"select/further-{candidate.arch.num_parameters}-{index}"
+    taught = candidate_from(state.journal.stage(name, make), "candidate")
+    better = taught if slack(state, taught) > slack(state, candidate) else candidate
+    return check(state, better, "taught further")

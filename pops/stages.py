@@ -22,7 +22,7 @@ from pops.memory import check_room, states_of_an_iteration
 from pops.policy import NumpyPolicy, Parameters
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
 from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
-from pops.rollout import ReplayBuffer, Sampler, collect_labelled, play_sampling
+from pops.rollout import ReplayBuffer, Sampler, collect_labelled, evaluate_sampling
 from pops.seeds import random_seeds, screening_seeds, training_block
 from pops.shrink import shrink
 from pops.students import Origin
@@ -60,6 +60,10 @@ class State:
     ladder: list[Candidate] = field(default_factory=list)
     """Every size that was tried, with its screening return."""
     environment_steps: int = 0
+    played: dict[str, int] = field(default_factory=dict)
+    """Validations and confirmations so far, which number their stages."""
+    polish_helps: bool = True
+    """Until a candidate comes back from polish as it was."""
     initial: NetArch = field(init=False)
 
     @property
@@ -81,7 +85,7 @@ class State:
         sampler = self.sampler()
         if sampler is None:
             return evaluate(self.origin.behaviour, self.env, seeds, self.workers)
-        return play_sampling(self.origin.behaviour, sampler, self.env, tuple(seeds))
+        return evaluate_sampling(self.origin.behaviour, sampler, self.env, seeds, self.workers)
 
 
 def measure_teacher(state: State) -> None:
@@ -102,8 +106,8 @@ def measure_teacher(state: State) -> None:
         other = None
         if state.origin.sampler is not None and not state.config.stochastic:
             seeds = tuple(screening_seeds(seed, 50, VALIDATION_BLOCK))
-            other = play_sampling(
-                state.origin.behaviour, state.origin.sampler, state.env, seeds
+            other = evaluate_sampling(
+                state.origin.behaviour, state.origin.sampler, state.env, seeds, state.workers
             ).mean
         return StageResult(
             {"teacher": result_to(teacher), "random": result_to(random), "sampled_mean": other}

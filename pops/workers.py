@@ -127,15 +127,20 @@ class Workers:
             for future in futures:
                 future.cancel()
 
-    def close(self) -> None:
-        """Stop the processes and give back the threads."""
+    def close(self, kill: bool = False) -> None:
+        """Stop the processes and give back the threads.
+
+        Args:
+            kill: do not wait for what they are at. Killed processes leave semaphores behind,
+                which the interpreter complains about when it exits.
+        """
         if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
+            self._executor.shutdown(wait=True, kill_workers=kill)
             self._executor = None
         self._single.close()
 
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.close(kill=kind is not None)

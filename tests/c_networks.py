@@ -198,10 +198,7 @@ def converted(
     activation: str = "relu",
     convs: tuple[Conv, ...] = (),
 ) -> tuple[bytes, bytes]:
-    """(float-ended, int8-ended) .tflite bytes of a random student, as `pops export` writes them.
-
-    The extremes of its states make the quantising scale a power of two.
-    """
+    """(float-ended, int8-ended) .tflite bytes of a random student, as `pops export` writes them."""
     from pops_export import stage, tflite_file, tflite_surgery
 
     rng = np.random.default_rng(11)
@@ -218,8 +215,7 @@ def converted(
     if image:
         first = (policy.parameters[0][0] / np.float32(255), policy.parameters[0][1])
         policy = NumpyPolicy(spec, arch, [first, *policy.parameters[1:]])
-    states = rng.uniform(-1, 127 / 128, (256, *spec.observation_shape)).astype(np.float32)
-    states[0], states[1] = -1, 127 / 128
+    states = rng.normal(size=(256, *spec.observation_shape)).astype(np.float32)
     if image:
         states = rng.integers(0, 256, states.shape).astype(np.uint8)[:32]
     network = stage.for_integers(policy, states)

@@ -184,6 +184,6 @@ def cartpole_run(base: Path) -> Path:
 
     def build(folder: Path) -> None:
         make_run(folder, cartpole_policy(8))
-        export(ExportConfig(folder, episodes=CARTPOLE_EPISODES))
+        export(ExportConfig(folder, episodes=CARTPOLE_EPISODES, workers=1))
 
     return shared(base, "cartpole-run", build)

@@ -37,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("exported")
     run = small_run(folder / "run", small_policy(hidden=16), small_policy())
-    return export(ExportConfig(run, episodes=0, qat=False, force=True)).path
+    return export(ExportConfig(run, episodes=0, qat=False, force=True, workers=1)).path
 
 
 @pytest.fixture(scope="module")

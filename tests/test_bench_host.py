@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import subprocess
@@ -15,7 +16,7 @@ from bench_suppliers import SUPPLIERS
 
 from pops.errors import ArtifactError, PopsError, UsageError
 from pops_deploy.bench import BenchResult, bench, print_bench
-from pops_deploy.bench.harness import clock_cost
+from pops_deploy.bench.harness import clock_cost, summarise_windows, time_side_by_side
 from pops_deploy.config import BenchConfig
 
 QUICK = {"windows": 5, "seconds": 0.01, "warmup": 0.01}
@@ -98,6 +99,48 @@ def test_known_costs_are_measured(run: Path) -> None:
     assert min(nothing.windows) < 100
     assert 999_000 < min(wait.windows) < 1_100_000
     assert wait.calls == 5 * 20
+
+
+class Counted:
+    """Counts its calls, and what the garbage collector leaves alone during them."""
+
+    name = "counted"
+
+    def __init__(self) -> None:
+        self.calls, self.frozen = 0, 0
+
+    def step(self, _: object) -> None:
+        self.calls, self.frozen = self.calls + 1, gc.get_freeze_count()
+
+
+def test_copies_take_turns() -> None:
+    copies = [Counted(), Counted(), Counted()]
+    config = BenchConfig((), windows=9, seconds=0.02, warmup=1e-9)
+    (latency,) = time_side_by_side([copies], [[None]], config).latencies  # type: ignore[list-item]
+    assert latency is not None
+    assert len(latency.windows) == 9
+    each = latency.calls // 3
+    assert all(each < copy.calls < each + 10 for copy in copies)  # and three to warm up
+    # What was loaded before is not looked at by the collections between windows.
+    assert copies[0].frozen > 10_000
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
+
+
+def test_the_median_over_copies_of_their_quieter_windows() -> None:
+    """The third copy lies badly in memory, and half of the time another program ran."""
+    typical = [200, 230, 800, 210, 240, 810, 900, 900, 900, 900, 900, 900]
+    windows = [np.full(50, value, np.float64) for value in typical]
+    latency = summarise_windows(windows, copies=3)
+    assert latency is not None
+    assert latency.median == 235.0
+    assert (latency.low, latency.high, latency.max) == (200.0, 900.0, 900.0)
+    assert latency.calls == 600
+    assert latency.windows == tuple(map(float, typical))
+    alone = summarise_windows(windows[:1], copies=3)
+    assert alone is not None
+    assert alone.median == 200.0
+    assert summarise_windows([], copies=3) is None
 
 
 def test_the_clock_costs_under_100_ns() -> None:

@@ -27,6 +27,8 @@ from pops_deploy.pyz.timing import (
     clock_cost,
     harness_overhead,
     interleaved,
+    median,
+    quiet_median,
     summarise,
 )
 
@@ -165,11 +167,46 @@ def test_candidates_take_turns() -> None:
     assert order[-20:] == ["a", "a", "b", "b"] * 5
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2, 3], 2.0),
+        ([1, 2, 3, 4], 2.5),
+        ([7], 7.0),
+        ([5, 5, 5, 5], 5.0),
+        ([60] * 6 + [70] * 4, 64.0),  # 64 ns by a clock of 10 ns
+        ([60] * 9 + [70], 61.0),
+        ([60] + [70] * 9, 69.0),
+        ([50] + [60] * 5 + [70] * 3 + [9000], 63.75),
+    ],
+)
+def test_median_of_a_clock_that_ticks_coarsely(values: list[int], expected: float) -> None:
+    assert median(values) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("true", [20.0, 63.0, 64.9, 66.6, 198.1])
+def test_a_coarse_clock_tells_the_true_median(true: float) -> None:
+    """Readings at random phases of a 10 ns tick, of calls that vary by 3 ns."""
+    import random
+
+    rng = random.Random(1)
+    starts = [rng.uniform(0, 1000) for _ in range(4000)]
+    ends = [start + rng.gauss(true, 3) for start in starts]
+    seen = [10 * int(end // 10) - 10 * int(start // 10) for start, end in zip(starts, ends)]
+    assert median(sorted(seen)) == pytest.approx(true, abs=1.0)
+
+
+def test_windows_that_were_left_alone_count() -> None:
+    assert quiet_median([10.0, 11.0, 12.0]) == 10.5
+    assert quiet_median([10.0, 11.0, 30.0, 40.0]) == 10.5
+    assert quiet_median([12.0]) == 12.0
+
+
 def test_summary() -> None:
     summary = summarise([[10, 20, 30], [40, 50, 1000]], clock=5.0)
     assert summary.to_json() == {
         "calls": 6,
-        "median": 30.0,
+        "median": 15.0,  # of the quieter of the two windows
         "p99": 995.0,
         "max": 995.0,
         "window_medians": [15.0, 45.0],

@@ -138,13 +138,13 @@ def test_an_unwritable_place(run, tmp_path):
 def test_nothing_is_left_when_a_converter_fails(run, tmp_path, monkeypatch):
     from pops_export import export as module
 
-    def broken(assembly):
+    def broken(assembly, workers):
         (assembly.folder / "half").write_text("written")
         raise RuntimeError("converter")
 
-    monkeypatch.setattr(module, "write_float_files", broken)
+    monkeypatch.setattr(module, "write_files", broken)
     with pytest.raises(RuntimeError, match="converter"):
-        export(ExportConfig(run, out=tmp_path / "out"))
+        export(ExportConfig(run, out=tmp_path / "out", workers=1))
     assert list(tmp_path.iterdir()) == []
 
 

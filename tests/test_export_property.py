@@ -125,7 +125,7 @@ def test_random_convolutions(case):
 def prove_everything(policy: NumpyPolicy, states: Array) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run", policy, states=states, env=None)
-        result = export(ExportConfig(run, episodes=0))
+        result = export(ExportConfig(run, episodes=0, workers=1))
         files = result.artifact["files"]
         assert len(files) == 6
         assert result.failures == ()

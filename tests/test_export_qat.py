@@ -77,7 +77,7 @@ def test_without_updates_to_speak_of_the_policy_stays_itself(case):
 def test_a_run_whose_int8_fails_is_mended_and_marked(tmp_path):
     policy, _ = fragile_policy(30.0)
     run = make_run(tmp_path / "run", policy, teacher=cartpole_policy())
-    config = ExportConfig(run, format="tflite", recipe="static_wi8_ai8", episodes=10)
+    config = ExportConfig(run, format="tflite", recipe="static_wi8_ai8", episodes=10, workers=1)
     raw = export(dataclasses.replace(config, qat=False, out=tmp_path / "raw"))
     assert raw.exit_code == 3
     assert raw.failures == ("tflite_int8",)
@@ -105,7 +105,7 @@ def test_a_teacher_file_is_exported_with_its_environment(tmp_path):
     policy = cartpole_policy(8)
     save_policy(tmp_path / "teacher.safetensors", policy)
     config = ExportConfig(
-        tmp_path / "teacher.safetensors", env="CartPole-v1", format="onnx", episodes=5
+        tmp_path / "teacher.safetensors", env="CartPole-v1", format="onnx", episodes=5, workers=1
     )
     result = export(config)
     assert result.path == tmp_path / "teacher-artifact"

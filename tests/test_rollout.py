@@ -6,7 +6,15 @@ from core_cases import GLIDE, STEER, glide_teacher, random_policy, steer_teacher
 
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure
-from pops.rollout import TASKS, ReplayBuffer, Sampler, collect, label, play_sampling
+from pops.rollout import (
+    TASKS,
+    ReplayBuffer,
+    Sampler,
+    collect,
+    evaluate_sampling,
+    label,
+    play_sampling,
+)
 from pops.spec import EnvSpec
 from pops.workers import Workers
 
@@ -124,6 +132,9 @@ def test_sampled_episodes_are_a_function_of_their_seeds():
     teacher = steer_teacher()
     sampler = Sampler(teacher.spec)
     together = play_sampling(teacher, sampler, STEER, range(5))
+    with Workers(2) as workers:
+        divided = evaluate_sampling(teacher, sampler, STEER, range(5), workers)
+    assert divided.returns.tobytes() == together.returns.tobytes()
     alone = play_sampling(teacher, sampler, STEER, [3])
     assert alone.returns[0] == together.returns[3]
 

@@ -20,7 +20,9 @@ def exported(folder: Path, policy: NumpyPolicy, formats: str, io: str) -> Path:
     from pops_export.export import export
 
     run = small_run(folder / "run", small_policy(5, 16), policy)
-    config = ExportConfig(run, formats, io=io, out=folder / "artifact", episodes=0, force=True)
+    config = ExportConfig(
+        run, formats, io=io, out=folder / "artifact", episodes=0, force=True, workers=1
+    )
     return export(config).path
 
 

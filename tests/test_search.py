@@ -15,7 +15,7 @@ from pops.distill import Lesson
 from pops.evaluate import EvalResult
 from pops.prune import ReturnGuard
 from pops.rollout import ReplayBuffer, label
-from pops.search import propose, search, survivors, without_inputs
+from pops.search import propose, search, settled, survivors, without_inputs
 from pops.spec import DiscreteActions, PolicySpec
 from pops.weights import Scaling
 from pops.workers import Workers
@@ -49,6 +49,8 @@ def test_fewer_layers_down_to_none_unless_switched_off():
     base = NetArch((4,), 2, (16, 16), ("relu", "relu"))
     depths = {len(arch.widths) for arch in propose(base, SearchConfig())}
     assert depths == {0, 1, 2}
+    for candidates in range(1, 9):  # a linear policy is always among them
+        assert () in {a.widths for a in propose(base, SearchConfig(candidates=candidates))}
     depths = {len(arch.widths) for arch in propose(base, SearchConfig(fewer_layers=False))}
     assert depths == {2}
     assert propose(NetArch((4,), 2), SearchConfig()) == []
@@ -91,6 +93,16 @@ def test_the_smallest_that_meets_the_objective_always_goes_on(pairs):
     if meeting:
         smallest = min(meeting, key=lambda c: c.arch.num_parameters)
         assert smallest in kept
+
+
+def test_a_lucky_handful_of_episodes_settles_nothing():
+    arch = NetArch((4,), 2, (1,), ("relu",))
+    spread = EvalResult(tuple(range(24)), np.tile([2.0, 19.0], 12), np.ones(24, np.int64))
+    assert spread.mean >= GUARD.objective
+    assert not settled([Candidate("small", arch, None, spread), candidate(4, 99)], GUARD)
+    same = dataclasses.replace(spread, returns=np.full(24, 10.0))
+    assert settled([Candidate("small", arch, None, same), candidate(4, 99)], GUARD)
+    assert not settled([candidate(1, 9.0), candidate(4, 99)], GUARD)
 
 
 def lesson():

@@ -20,6 +20,7 @@ from pops_export.tflite_file import (
     calibration_rows,
     check_activations,
     float_io,
+    power_of_two_range,
     tflite_observations,
 )
 from pops_export.tflite_surgery import ends, integer_ends, operators
@@ -213,6 +214,35 @@ def test_ends_states_the_cores_scales(files):
     assert 0 < found.output_scale < 0.1
     with pytest.raises(ArtifactError, match="expected one of each"):
         ends((files / "image.fp32").read_bytes())
+
+
+@pytest.mark.parametrize("name", ["dense", "selected"])
+def test_observations_are_quantised_by_a_power_of_two(files, name):
+    """In the file that runtimes read, not only in what the converter was asked for."""
+    found = ends((files / f"{name}.static_wi8_ai8").read_bytes())
+    assert np.frexp(found.input_scale)[0] == 0.5
+    assert found.input_zero_point == 0
+    policy, states = CASES[name]()
+    seen = for_integers(policy, states).stage.apply(tflite_observations(policy.spec, states))
+    # All states fit the codes, and at least half of the codes are used.
+    assert 63.5 <= np.abs(seen).max() / found.input_scale <= 128
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.99, 0.98, (-1.0, 127 / 128)),
+        (-1.0, 1.0, (-1.0, 127 / 128)),  # 1 saturates by one step
+        (-3.3, 0.1, (-211 / 64, 44 / 64)),
+        (0.0, 0.9, (0.0, 255 / 256)),  # one sign only: every code is used
+        (0.2, 0.9, (0.0, 255 / 256)),
+        (-0.1, 0.8, (-26 / 256, 229 / 256)),
+        (-0.9, 0.0, (-230 / 256, 25 / 256)),
+        (0.0, 0.0, (-(2.0**-101), 2.0**-101 * 127 / 128)),
+    ],
+)
+def test_power_of_two_range(low, high, expected):
+    assert power_of_two_range(low, high) == expected
 
 
 def test_an_activation_without_an_integer_form_is_refused():

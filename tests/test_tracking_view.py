@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from pops.tracking import Tracker
 from pops.tracking.pace import SHARES, USUAL_ITERATIONS, Pace
+from pops.tracking.steps import Steps
 from pops.tracking.view import LiveView, duration, facts
 
 RUN = """
@@ -199,3 +201,44 @@ def test_stages_read_from_a_resumed_run_say_nothing_about_the_pace() -> None:
         pace.begin(name, 1, None)
         clock.now += 0.01
     assert pace.left() is None
+
+
+def test_steps_are_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Steps("plain") as steps:
+        steps.begin("write onnx")
+        steps.begin("prove 2 files")
+    assert capsys.readouterr().out == "[0 s] write onnx\n[0 s] prove 2 files\n"
+    with Steps("quiet") as steps:
+        steps.begin("write onnx")
+    assert capsys.readouterr().out == ""
+
+
+def test_steps_reach_a_terminal_while_output_is_sent_elsewhere(tmp_path: Path) -> None:
+    """On a pseudo-terminal: what a converter says goes to the log, the step to the terminal."""
+    code = (
+        "import time; from pathlib import Path\n"
+        "from pops.tracking.steps import Steps\n"
+        "from pops_export.chatter import to_log\n"
+        "with Steps('live') as steps:\n"
+        f"    with to_log(Path({str(tmp_path / 'log')!r})):\n"
+        "        steps.begin('write onnx'); print('converter', flush=True); time.sleep(0.3)\n"
+        "print('done')\n"
+    )
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end was closed
+            while part := os.read(main, 4096):
+                shown += part
+    os.close(main)
+    assert process.returncode == 0
+    assert b"write onnx" in shown
+    assert shown.rstrip().endswith(b"done")
+    assert b"converter" not in shown
+    assert (tmp_path / "log").read_text() == "converter\n"

@@ -35,9 +35,9 @@ class BenchConfig:
     board: str = ""
     """Boards to check microcontroller figures against, comma-separated; empty: all that have the
     core."""
-    windows: int = 9
+    windows: int = 24
     """Windows of measurement for each row; at least 5."""
-    seconds: float = 0.1
+    seconds: float = 0.04
     """Length of one window, in seconds."""
     warmup: float = 0.1
     """Seconds of warm-up before the first window of each row."""

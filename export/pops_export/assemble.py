@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from pops.artifact import sha256_file, write_bytes
 from pops.errors import UsageError
 from pops.policy import NumpyPolicy
 from pops.spec import Array
+from pops.workers import Workers
 from pops_export import onnx_file, tflite_file, tflite_surgery
 from pops_export.chatter import to_log
 from pops_export.config import ExportConfig
@@ -22,6 +23,7 @@ TFLITE_RECIPES = {
     "static_wi8_ai16": ("tflite_int16", "policy.int16.tflite"),
     "dynamic_wi8_afp32": ("tflite_dynamic", "policy.dynamic.tflite"),
 }
+ORDER = ("onnx_fp32", "tflite_fp32", "onnx_int8", *(key for key, _ in TFLITE_RECIPES.values()))
 
 
 @dataclass
@@ -99,38 +101,73 @@ def check_request(config: ExportConfig, policy: NumpyPolicy) -> None:
         tflite_file.check_activations(plain(policy), "static_wi8_ai8")
 
 
-def write_float_files(assembly: Assembly) -> None:
-    """ONNX and TFLite in float32, as far as they were asked for."""
-    config, network = assembly.config, plain(assembly.policy)
-    if "fp32" not in config.recipes:
-        return
-    with to_log(assembly.log):
-        if "onnx" in config.formats:
-            io = onnx_file.write_onnx(network, assembly.folder / "policy.onnx")
-            assembly.add("onnx_fp32", "policy.onnx", "fp32", io)
-        if "tflite" in config.formats:
-            model = tflite_surgery.tidy(tflite_file.convert(network))
-            write_bytes(assembly.folder / "policy.tflite", model)
-            io = tflite_file.float_io(model, network)
-            assembly.add("tflite_fp32", "policy.tflite", "fp32", io)
+def write_files(assembly: Assembly, workers: Workers, floats: bool = True) -> None:
+    """Every ONNX and TFLite file that was asked for, each format in a process of its own.
+
+    The integer core is written where C is generated from it, with or without TFLite files.
+
+    Args:
+        assembly: gets the files, and `core`.
+        workers: the processes.
+        floats: write the float32 files too; otherwise only the quantised ones.
+    """
+    asked = [name for name in WRITERS if name in assembly.config.formats]
+    if "static_wi8_ai8" in assembly.config.recipes and "tflite" not in asked:
+        asked += ["tflite"] if {"c", "arduino"} & set(assembly.config.formats) else []
+    alone = replace(assembly, files={})
+    for name, part in zip(
+        asked, workers.map(_write_format, [(alone, name, floats) for name in asked])
+    ):
+        assembly.files.update(part.files)
+        assembly.core = part.core or assembly.core
+        with assembly.log.open("ab") as log:
+            log.write((assembly.scratch / f"{name}.log").read_bytes())
+    assembly.files = {key: assembly.files[key] for key in ORDER if key in assembly.files}
 
 
-def write_quantised_files(assembly: Assembly) -> None:
-    """Every quantised ONNX and TFLite file, and the integer core that C is generated from."""
-    config = assembly.config
-    network = for_integers(assembly.quantised, assembly.states)
-    with to_log(assembly.log):
-        if "onnx" in config.formats and "static_wi8_ai8" in config.recipes:
-            path = assembly.folder / "policy.int8.onnx"
-            io = onnx_file.quantise_onnx(network, path, assembly.states, assembly.scratch)
-            assembly.add("onnx_int8", path.name, "static_wi8_ai8", io)
-        wanted = [recipe for recipe in TFLITE_RECIPES if recipe in config.recipes]
-        if "tflite" not in config.formats:
-            needs_core = {"c", "arduino"} & set(config.formats)
-            wanted = [r for r in wanted if r == "static_wi8_ai8" and needs_core]
-        prepared = tflite_file.convert(network) if wanted else b""
+def _write_format(assembly: Assembly, name: str, floats: bool) -> Assembly:
+    log = assembly.scratch / f"{name}.log"
+    log.write_bytes(b"")
+    with to_log(log):
+        WRITERS[name](assembly, floats and "fp32" in assembly.config.recipes)
+    return assembly
+
+
+def _write_onnx_files(assembly: Assembly, floats: bool) -> None:
+    if floats:
+        io = onnx_file.write_onnx(plain(assembly.policy), assembly.folder / "policy.onnx")
+        assembly.add("onnx_fp32", "policy.onnx", "fp32", io)
+    if "static_wi8_ai8" in assembly.config.recipes:
+        network = for_integers(assembly.quantised, assembly.states)
+        path = assembly.folder / "policy.int8.onnx"
+        io = onnx_file.quantise_onnx(network, path, assembly.states, assembly.scratch)
+        assembly.add("onnx_int8", path.name, "static_wi8_ai8", io)
+
+
+def _write_tflite_files(assembly: Assembly, floats: bool) -> None:
+    config, asked = assembly.config, "tflite" in assembly.config.formats
+    if floats and asked:
+        network = plain(assembly.policy)
+        model = tflite_surgery.tidy(tflite_file.convert(network))
+        write_bytes(assembly.folder / "policy.tflite", model)
+        io = tflite_file.float_io(model, network)
+        assembly.add("tflite_fp32", "policy.tflite", "fp32", io)
+    wanted = [
+        recipe
+        for recipe in TFLITE_RECIPES
+        if recipe in config.recipes and (asked or recipe == "static_wi8_ai8")
+    ]
+    if wanted:
+        network = for_integers(assembly.quantised, assembly.states)
+        prepared = tflite_file.convert(network)
         for recipe in wanted:
             _write_tflite(assembly, network, prepared, recipe)
+
+
+WRITERS: dict[str, Callable[[Assembly, bool], None]] = {
+    "onnx": _write_onnx_files,
+    "tflite": _write_tflite_files,
+}
 
 
 def _write_tflite(assembly: Assembly, network: Network, prepared: bytes, recipe: str) -> None:

@@ -44,8 +44,8 @@ class ExportConfig:
     """Export a run whose gate failed."""
     episodes: int = 100
     """Paired episodes of the closed loop for each file; 0 leaves the closed loop out."""
-    workers: int = 1
-    """Processes that play episodes; the result does not depend on it."""
+    workers: int | None = None
+    """Processes; as many as cores if unset. The result does not depend on it."""
     qat: bool = True
     """Distil once more with fake quantisation where int8 costs return."""
     seed: int = 0
@@ -70,7 +70,7 @@ class ExportConfig:
             raise UsageError(f"--io {self.io!r} is unknown, expected float32 or int8.")
         if self.c_layout not in ("size", "speed"):
             raise UsageError(f"--c-layout {self.c_layout!r} is unknown, expected size or speed.")
-        if self.episodes < 0 or self.workers < 1 or self.seed < 0:
+        if self.episodes < 0 or _too_few(self.workers) or self.seed < 0:
             raise UsageError(
                 f"Found --episodes {self.episodes}, --workers {self.workers} and --seed "
                 f"{self.seed}; expected episodes and seed of 0 or more, and one worker or more."
@@ -95,17 +95,21 @@ class VerifyConfig:
     """The folder that `pops export` wrote."""
     episodes: int = 100
     """Paired episodes of the closed loop for each file; 0 leaves the closed loop out."""
-    workers: int = 1
-    """Processes that play episodes; the result does not depend on it."""
+    workers: int | None = None
+    """Processes; as many as cores if unset. The result does not depend on it."""
     json: bool = False
     """Print the result as JSON instead of a table."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 0 or self.workers < 1:
+        if self.episodes < 0 or _too_few(self.workers):
             raise UsageError(
                 f"Found --episodes {self.episodes} and --workers {self.workers}; expected 0 or "
                 "more episodes and one worker or more."
             )
+
+
+def _too_few(workers: int | None) -> bool:
+    return workers is not None and workers < 1
 
 
 def _parse(text: str, allowed: tuple[str, ...], what: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,14 +25,15 @@ from pops.artifact import (
 from pops.errors import ArtifactError, UsageError
 from pops.policy import NumpyPolicy
 from pops.spec import Array
+from pops.workers import Workers, available_cores
 from pops_export.assemble import (
     Assembly,
     artifact_id,
     check_request,
-    write_float_files,
-    write_quantised_files,
+    write_files,
 )
-from pops_export.closed_loop import failed
+from pops_export.chatter import to_log
+from pops_export.closed_loop import failed, quietly
 from pops_export.config import ExportConfig
 from pops_export.qat import mend
 from pops_export.readme import readme
@@ -77,11 +78,15 @@ class ExportResult:
         return 3 if self.failures else 0
 
 
-def export(config: ExportConfig) -> ExportResult:
+def export(config: ExportConfig, begin: Callable[[str], None] = quietly) -> ExportResult:
     """Write an artifact and prove it.
 
     The folder appears whole, or not at all. Where a file fails its gate the
     artifact is kept and marked; see `ExportResult.exit_code`.
+
+    Args:
+        config: what to write.
+        begin: told each stage as it begins.
 
     Raises:
         PopsError: of a kind that says what to do: the run's gate failed, the folder exists, a
@@ -90,17 +95,21 @@ def export(config: ExportConfig) -> ExportResult:
     source = load_source(config)
     out = _destination(config)
     check_request(config, source.policy)
-    with _building(out) as folder, tempfile.TemporaryDirectory(prefix="pops-export-") as scratch:
+    with (
+        _building(out) as folder,
+        tempfile.TemporaryDirectory(prefix="pops-export-") as scratch,
+        Workers(config.workers or available_cores()) as workers,
+    ):
         assembly = Assembly(folder, config, source.policy, _kept(source.states), Path(scratch))
-        write_float_files(assembly)
-        write_quantised_files(assembly)
-        quantisation = mend(assembly, source)
+        begin(f"write {', '.join(config.formats)}")
+        write_files(assembly, workers)
+        quantisation = mend(assembly, source, workers, begin)
         facts = _finish(assembly, source, quantisation)
-        prove(folder, facts, config.episodes, config.workers)
+        prove(folder, facts, config.episodes, workers, begin)
         facts["passed"] = not failed(facts["files"]) and all(
             f["verified"]["passed"] for f in facts["files"].values()
         )
-        _write_golden(assembly, facts)
+        _write_golden(assembly, facts, workers)
         write_bytes(folder / "README.md", readme(facts).encode())
         write_json(folder / "artifact.json", facts)
     return ExportResult(out, facts)
@@ -162,10 +171,8 @@ def golden_observations(policy: NumpyPolicy, states: Array) -> Array:
     return np.concatenate(chosen).astype(states.dtype)
 
 
-def _write_golden(assembly: Assembly, facts: dict[str, Any]) -> None:
+def _write_golden(assembly: Assembly, facts: dict[str, Any], workers: Workers) -> None:
     """golden.npz: observations, and for the student and each file outputs and actions."""
-    from pops_export.proof import open_policy
-
     policy = assembly.policy
     observations = golden_observations(policy, assembly.states)
     arrays = {
@@ -173,12 +180,11 @@ def _write_golden(assembly: Assembly, facts: dict[str, Any]) -> None:
         "student.outputs": policy.outputs(observations),
         "student.actions": policy.act(observations),
     }
-    for key, entry in facts["files"].items():
-        if key.startswith("arduino"):
-            continue
-        file = open_policy(assembly.folder, key, entry, policy)
-        arrays[f"{key}.outputs"] = file.outputs(observations)
-        arrays[f"{key}.actions"] = file.act(observations)
+    files = {k: v for k, v in facts["files"].items() if not k.startswith("arduino")}
+    tasks = [(assembly.folder, k, entry, policy, observations) for k, entry in files.items()]
+    for key, (outputs, actions) in zip(files, workers.map(_golden_answers, tasks)):
+        arrays[f"{key}.outputs"] = outputs
+        arrays[f"{key}.actions"] = actions
     path = assembly.folder / "golden.npz"
     write_arrays(path, arrays)
     facts["golden"] = {
@@ -186,6 +192,16 @@ def _write_golden(assembly: Assembly, facts: dict[str, Any]) -> None:
         "sha256": sha256_file(path),
         "observations": len(observations),
     }
+
+
+def _golden_answers(
+    folder: Path, key: str, entry: dict[str, Any], policy: NumpyPolicy, observations: Array
+) -> tuple[Array, Array]:
+    from pops_export.proof import open_policy
+
+    with to_log(Path(os.devnull)):
+        file = open_policy(folder, key, entry, policy)
+        return file.outputs(observations), file.act(observations)
 
 
 def _destination(config: ExportConfig) -> Path:

@@ -7,14 +7,18 @@ rounding (Jacob et al. 2018, arXiv 1712.05877).
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pops.policy import NumpyPolicy
 from pops.spec import Array, FloatArray
+from pops.workers import SingleThread
 from pops_export.network import core
 from pops_export.stage import Network, flat_observations, for_integers, image_observations
+from pops_export.tflite_file import power_of_two_range
 
 BATCH = 256
 RECALIBRATE = 50
@@ -29,6 +33,7 @@ class FakeQuantised(nn.Module):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self._layers = core(network)
+        self._power_of_two = not network.image and not network.stage.one_hot
         self._ranges: list[tuple[float, float]] = []
 
     def calibrate(self, inputs: Tensor) -> None:
@@ -36,6 +41,8 @@ class FakeQuantised(nn.Module):
         found: list[tuple[float, float]] = []
         with torch.no_grad():
             self._run(inputs, found, observe=True)
+        if self._power_of_two:
+            found[0] = power_of_two_range(*found[0])
         self._ranges = found
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -96,6 +103,13 @@ def distil(
     Returns:
         A policy of the same architecture whose weights survive rounding better.
     """
+    with contextlib.closing(SingleThread()):
+        return _distil(policy, states, updates, learning_rate, seed)
+
+
+def _distil(
+    policy: NumpyPolicy, states: Array, updates: int, learning_rate: float, seed: int
+) -> NumpyPolicy:
     from pops.distill import calibrate_temperature
     from pops.loss import policy_loss
 

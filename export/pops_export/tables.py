@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Union
 
+from pops_export.config import FORMATS
 from pops_export.export import ExportResult
 from pops_export.verify import VerifyResult
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Result = Union[ExportResult, VerifyResult]
+PLAIN_WIDTH = 140
+"""Characters a line where the output is not a terminal, so that no cell is folded."""
 
 
 def print_result(result: Result, console: Console | None = None, as_json: bool = False) -> None:
@@ -22,15 +25,24 @@ def print_result(result: Result, console: Console | None = None, as_json: bool =
         console: where to print; the terminal if None.
         as_json: print `VerifyResult.to_json()` instead.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     console = console or Console()
+    if not console.is_terminal and console.width < PLAIN_WIDTH:
+        console.width = PLAIN_WIDTH
     if as_json and isinstance(result, VerifyResult):
         console.print_json(json.dumps(result.to_json()))
         return
-    table = Table("file", "bytes", "proof", "changed actions", "closed loop")
-    for entry in result.artifact["files"].values():
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("file", no_wrap=True)
+    table.add_column("bytes", no_wrap=True, justify="right")
+    for name in ("proof", "changed actions", "closed loop"):
+        table.add_column(name)
+    files = result.artifact["files"]
+    for key in sorted(files, key=lambda key: (FORMATS.index(_format(key)), key)):
+        entry = files[key]
         table.add_row(
             entry["path"],
             f"{entry['bytes']:,}",
@@ -61,6 +73,10 @@ def conclusions(result: Result) -> list[str]:
     return lines
 
 
+def _format(key: str) -> str:
+    return key.partition("_")[0]
+
+
 def _proof(verified: dict[str, Any]) -> str:
     if "oracle" in verified:
         return (
@@ -71,7 +87,7 @@ def _proof(verified: dict[str, Any]) -> str:
         share = verified["largest_share_of_bound"]
         word = "within" if verified["passed"] else "OUTSIDE of"
         return f"{word} the float32 bound ({share:.0%} of it)"
-    return "int8; judged by the closed loop"
+    return "quantised; judged by the closed loop"
 
 
 def _changed(verified: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from pops.errors import MissingPackage, UsageError
 from pops.spec import Array, FloatArray, PolicySpec
 from pops_export.stage import Network, flat_observations, image_observations
+from pops_export.tflite_surgery import first_layer_input
 
 CALIBRATION_ROWS = 256
 CALIBRATION_IMAGES = 1024
+TINY = 2.0**-100
 INTEGER_ACTIVATIONS = ("relu", "tanh", "identity")
 
 
@@ -86,10 +89,34 @@ def quantise(float_model: bytes, network: Network, recipe: str, states: Array) -
         data = [{"observation": observations[i : i + 1]} for i in range(len(observations))]
         calibration.calibrate({"serving_default": data}, manager)
         statistics = calibration.get_model_qsvs()
+        if recipe == "static_wi8_ai8" and not network.image and not network.stage.one_hot:
+            _widen_input(statistics[first_layer_input(float_model)])
     result = quantizer.Quantizer(float_model, steps).quantize(
         statistics or None, enable_progress_bar=False, enable_progress_report=False
     )
     return bytes(result.quantized_model)
+
+
+def power_of_two_range(low: float, high: float) -> tuple[float, float]:
+    """Ends of the 256 codes that hold [low, high], a power of two apart.
+
+    Quantising an observation then only moves its exponent: generated C needs no division, and
+    every runtime rounds alike. Where it can be, the ends are [-2^k, 2^k), so that 0 is code 0;
+    2^k itself saturates by one step.
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    fraction, power = math.frexp(max(high - low, TINY))
+    step = math.ldexp(1.0, power - (9 if fraction == 0.5 else 8))
+    fits = low >= -128 * step and high <= 128 * step
+    first = -128 if fits else round(low / step)
+    return first * step, (first + 255) * step
+
+
+def _widen_input(seen: dict[str, Any]) -> None:
+    """Replace calibrated ends by those of `power_of_two_range`."""
+    ends = power_of_two_range(float(seen["min"].min()), float(seen["max"].max()))
+    for name, value in zip(("min", "max"), ends):
+        seen[name] = np.full_like(seen[name], value)
 
 
 def check_activations(network: Network, recipe: str) -> None:

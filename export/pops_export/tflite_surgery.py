@@ -15,7 +15,7 @@ import numpy as np
 from pops.errors import ArtifactError
 
 INT8 = 9
-QUANTIZE, DEQUANTIZE, ARG_MAX = 114, 6, 56
+QUANTIZE, DEQUANTIZE, ARG_MAX, FULLY_CONNECTED = 114, 6, 56, 9
 INTEGER_TYPES = (2, 4, 9, 7, 17)
 """INT32, INT64, INT8, INT16 and INT4 in the schema's TensorType."""
 
@@ -64,6 +64,15 @@ def operators(model: bytes) -> list[str]:
     names = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
     parsed = read(model)
     return [names[_code(parsed, op)] for op in parsed.subgraphs[0].operators]
+
+
+def first_layer_input(model: bytes) -> str:
+    """Name of the tensor that the first dense layer of a converted file reads."""
+    parsed = read(model)
+    graph = parsed.subgraphs[0]
+    first = next(op for op in graph.operators if _code(parsed, op) == FULLY_CONNECTED)
+    name: str = graph.tensors[int(first.inputs[0])].name.decode()
+    return name
 
 
 def integer_ends(model: bytes) -> bytes:

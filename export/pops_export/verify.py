@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +13,9 @@ from pops.artifact import ARTIFACT_FORMAT, load_policy, read_arrays, read_json, 
 from pops.errors import ArtifactError
 from pops.policy import NumpyPolicy
 from pops.spec import Array, EnvSpec, Policy
-from pops_export.closed_loop import failed, gate_facts, judge_file, raise_bar
+from pops.workers import Workers, available_cores
+from pops_export.chatter import to_log
+from pops_export.closed_loop import Bar, failed, gate_facts, judge_file, quietly, raise_bar
 from pops_export.config import VerifyConfig
 from pops_export.proof import draw, infer, open_policy, prove_file
 
@@ -54,17 +58,23 @@ class VerifyResult:
         }
 
 
-def verify(config: VerifyConfig) -> VerifyResult:
+def verify(config: VerifyConfig, begin: Callable[[str], None] = quietly) -> VerifyResult:
     """Check every hash, then prove every file again.
+
+    Args:
+        config: what to verify.
+        begin: told each stage as it begins.
 
     Raises:
         ArtifactError: if the folder is no artifact, or bytes do not match their hash.
     """
     folder = config.artifact
+    begin("check hashes")
     facts = copy.deepcopy(read_artifact(folder))
     for entry in facts["files"].values():
         entry.update(verified={}, evaluation=None, verdict=None)
-    prove(folder, facts, config.episodes, config.workers)
+    with Workers(config.workers or available_cores()) as workers:
+        prove(folder, facts, config.episodes, workers, begin)
     return VerifyResult(folder, facts)
 
 
@@ -124,27 +134,43 @@ def _hashes(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def prove(folder: Path, facts: dict[str, Any], episodes: int, workers: int) -> None:
+def prove(
+    folder: Path,
+    facts: dict[str, Any],
+    episodes: int,
+    workers: Workers,
+    begin: Callable[[str], None],
+) -> None:
     """Fill in `verified`, and with episodes `evaluation` and `verdict`, of every file."""
-    proof = facts["proof"]
-    policy = load_policy(folder / proof["student"]["path"])[0]
-    states = read_arrays(folder / proof["states"]["path"])["observations"]
-    seen = draw(policy, states, int(facts["seed"]))
     env = None if facts["env"] is None else _env(facts["env"])
-    bar = None
+    files, bar = facts["files"], None
     if episodes and env is not None:
-        teacher = load_policy(folder / proof["teacher"]["path"])[0]
+        begin(f"play the teacher on {episodes} episodes")
+        teacher = load_policy(folder / facts["proof"]["teacher"]["path"])[0]
         first = int(facts["gate"]["seed"])
         bar = raise_bar(teacher, env, range(first, first + episodes), workers)
         facts["gate"] = gate_facts(bar, teacher.arch.num_parameters)
-    for key, entry in facts["files"].items():
-        entry.update(evaluation=None, verdict=None)
+    loop = "" if bar is None else f", each on {episodes} episodes"
+    begin(f"prove {len(files)} {'file' if len(files) == 1 else 'files'}{loop}")
+    tasks = [(folder, facts, key, bar) for key in files]
+    for entry, found in zip(files.values(), workers.map(prove_entry, tasks)):
+        entry.update(found)
+
+
+def prove_entry(folder: Path, facts: dict[str, Any], key: str, bar: Bar | None) -> dict[str, Any]:
+    """`verified`, `evaluation` and `verdict` of one file; runs in a process of its own."""
+    proof, entry = facts["proof"], facts["files"][key]
+    policy = load_policy(folder / proof["student"]["path"])[0]
+    states = read_arrays(folder / proof["states"]["path"])["observations"]
+    seen = draw(policy, states, int(facts["seed"]))
+    with to_log(Path(os.devnull)):  # LiteRT tells of its kernels
         file = open_policy(folder, key, entry, policy)
-        entry["verified"] = prove_file(key, file, policy, seen)
-        entry["verified"].update(_integers(folder, facts, key, file, policy, seen.visited))
-        if bar is not None:
-            entry["evaluation"], verdict = judge_file(file, bar, policy.arch.num_parameters)
-            entry["verdict"] = verdict.to_json()
+        verified = prove_file(key, file, policy, seen)
+        verified.update(_integers(folder, facts, key, file, policy, seen.visited))
+    if bar is None:
+        return {"verified": verified, "evaluation": None, "verdict": None}
+    evaluation, verdict = judge_file(file, bar, policy.arch.num_parameters)
+    return {"verified": verified, "evaluation": evaluation, "verdict": verdict.to_json()}
 
 
 def _integers(

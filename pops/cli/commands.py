@@ -6,9 +6,11 @@ Nothing heavy is imported before the options are understood.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json as json_module
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
@@ -320,10 +322,13 @@ def export(config: Annotated[ExportConfig, Here, tyro.conf.PositionalRequiredArg
     Args:
         config: what to write.
     """
+    from pops.tracking.steps import Steps
+    from pops.tracking.tracker import choose_mode
     from pops_export.export import export as run
     from pops_export.tables import print_result
 
-    result = run(config)
+    with Steps(choose_mode()) as steps:
+        result = run(config, steps.begin)
     print_result(result)
     return result.exit_code
 
@@ -334,10 +339,13 @@ def verify(config: Annotated[VerifyConfig, Here, tyro.conf.PositionalRequiredArg
     Args:
         config: what to verify.
     """
+    from pops.tracking.steps import Steps
+    from pops.tracking.tracker import choose_mode
     from pops_export.tables import print_result
     from pops_export.verify import verify as run
 
-    result = run(config)
+    with Steps(choose_mode(json=config.json)) as steps:
+        result = run(config, steps.begin)
     print_result(result, as_json=config.json)
     return result.exit_code
 
@@ -351,15 +359,23 @@ def bench(config: Annotated[BenchConfig, Here, tyro.conf.PositionalRequiredArgs]
     from rich.console import Console
 
     from pops.torch_runtime import SUPPLIERS
+    from pops.tracking.steps import Steps
     from pops_deploy.bench import bench as run
     from pops_deploy.bench.report import print_bench
 
-    result = run(config, suppliers=SUPPLIERS, export=_export_missing, evaluate=_evaluate)
+    with Steps("plain") as steps:  # nothing that moves: it would be measured, too
+        result = run(
+            config,
+            suppliers=SUPPLIERS,
+            export=functools.partial(_export_missing, begin=steps.begin),
+            evaluate=_evaluate,
+            begin=steps.begin,
+        )
     print_bench(result, Console())
     return result.exit_code
 
 
-def _export_missing(run: Path, role: str) -> Path | None:
+def _export_missing(run: Path, role: str, begin: Callable[[str], None]) -> Path | None:
     """The artifact of a run's student or teacher, exported now if it is not there."""
     folder = run / ("artifact" if role == "student" else "teacher-artifact")
     if (folder / "artifact.json").is_file():
@@ -369,7 +385,8 @@ def _export_missing(run: Path, role: str) -> Path | None:
     source = run if role == "student" else run / "teacher.safetensors"
     if not source.exists():
         return None
-    write(ExportConfig(source, out=folder, force=True))
+    config = ExportConfig(source, out=folder, force=True)
+    write(config, lambda stage: begin(f"export the {role}: {stage}"))
     return folder
 
 

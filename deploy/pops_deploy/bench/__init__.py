@@ -6,12 +6,12 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pops_deploy.bench.budget import Miss, judge_budget, parse_budget
-from pops_deploy.bench.context import Context, Evaluator
+from pops_deploy.bench.context import Context, Evaluator, quietly
 from pops_deploy.bench.machine import describe_machine
 from pops_deploy.bench.report import print_bench
 from pops_deploy.bench.rows import Row
@@ -63,6 +63,7 @@ def bench(
     suppliers: Mapping[str, str] | None = None,
     export: Exporter | None = None,
     evaluate: Evaluator | None = None,
+    begin: Callable[[str], None] = quietly,
 ) -> BenchResult:
     """Measure the policies of runs and artifacts on every target, and write what was asked for.
 
@@ -71,6 +72,7 @@ def bench(
         suppliers: runtimes from outside of this package as "module:function" by name.
         export: makes the artifact of a run's teacher or student where it is missing.
         evaluate: plays episodes, for rows without a return when `config.episodes` asks for it.
+        begin: told each stage as it begins.
 
     Raises:
         UsageError: if a path, target, runtime or budget cannot be understood.
@@ -80,7 +82,7 @@ def bench(
 
     limits = parse_budget(config.budget)
     targets = [(name, find_target(name)) for name in config.targets]
-    context = Context(suppliers=suppliers or {}, evaluate=evaluate)
+    context = Context(suppliers=suppliers or {}, evaluate=evaluate, begin=begin)
     rows: list[Row] = []
     interrupted = False
     machine = describe_machine()
@@ -88,6 +90,8 @@ def bench(
         try:
             subjects: list[Subject] = find_subjects(config.paths, config.observations, export)
             for name, module in targets:
+                if name != "host":
+                    begin(f"measure on {name}")
                 # A generator, so that the rows before an interruption are kept.
                 for row in module.measure(name, subjects, config, context):
                     rows.append(row)

@@ -12,6 +12,10 @@ Evaluator = Callable[[Policy, int], "dict[str, Any]"]
 """(policy, episodes) to {mean, std, episodes}, played in the policy's own environment."""
 
 
+def quietly(stage: str) -> None:
+    """Whoever wants to know the stages of a bench passes another function."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Handed to every target."""
@@ -19,6 +23,8 @@ class Context:
     suppliers: Mapping[str, str] = field(default_factory=dict)
     """Runtimes from outside of pops_deploy: name to "module:function"."""
     evaluate: Evaluator | None = None
+    begin: Callable[[str], None] = quietly
+    """Told each stage as it begins."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What a target found out about how it measured; goes into the JSON."""
     notes: list[str] = field(default_factory=list)

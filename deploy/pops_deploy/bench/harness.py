@@ -13,7 +13,14 @@ import numpy as np
 from pops.spec import Array
 from pops_deploy.bench.rows import Latency, Parts
 from pops_deploy.config import BenchConfig
-from pops_deploy.pyz.timing import Candidate, TimingConfig, calls_per_window, time_window
+from pops_deploy.pyz.timing import (
+    Candidate,
+    TimingConfig,
+    calls_per_window,
+    median,
+    quiet_median,
+    time_window,
+)
 from pops_deploy.runtime.base import Runtime
 
 PART_CALLS = 4_000
@@ -31,32 +38,32 @@ class Timings(NamedTuple):
 
 
 def time_side_by_side(
-    steps: Sequence[Runtime], observations: Sequence[list[Any]], config: BenchConfig
+    rows: Sequence[Sequence[Runtime]], observations: Sequence[list[Any]], config: BenchConfig
 ) -> Timings:
     """Measure single calls of several policies in turns, window by window.
 
     Args:
-        steps: the policies.
+        rows: for each policy, the copies of it that take turns from window to window.
         observations: for each policy, the observations it cycles through.
         config: windows, seconds and warm-up.
     """
     candidates = [
-        Candidate(policy.name, policy.step, inputs) for policy, inputs in zip(steps, observations)
+        [Candidate(copy.name, copy.step, inputs) for copy in copies]
+        for copies, inputs in zip(rows, observations)
     ]
-    timing = TimingConfig(
-        windows=config.windows,
-        window_seconds=config.seconds,
-        warmup_seconds=config.warmup,
-        max_calls=MAX_CALLS,
-    )
     measured: list[list[Array]] = [[] for _ in candidates]
     clocks: list[float] = []
     interrupted = False
     enabled = gc.isenabled()
+    # What the runtimes have loaded is here to stay: a collection before each window need not
+    # look at it again, which takes longer than the window where torch is among them.
+    gc.collect()
+    gc.freeze()
     try:
-        counts = [calls_per_window(candidate, timing) for candidate in candidates]
-        for _ in range(config.windows):
-            for candidate, count, windows in zip(candidates, counts, measured):
+        counts = [_warm(copies, config) for copies in candidates]
+        for number in range(config.windows):
+            for copies, count, windows in zip(candidates, counts, measured):
+                candidate = copies[number % len(copies)]
                 gc.collect()
                 gc.disable()
                 # Right beside the window: a machine's clock has its moods, too.
@@ -70,10 +77,23 @@ def time_side_by_side(
     except KeyboardInterrupt:
         interrupted = True
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
     clock = float(np.median(clocks)) if clocks else clock_cost()
-    return Timings([_summary(windows) for windows in measured], clock, interrupted)
+    latencies = [summarise_windows(windows, len(copies)) for windows, copies in zip(measured, rows)]
+    return Timings(latencies, clock, interrupted)
+
+
+def _warm(copies: Sequence[Candidate], config: BenchConfig) -> int:
+    """Warm every copy up; how many calls fill one window."""
+    timing = TimingConfig(
+        windows=config.windows,
+        window_seconds=config.seconds,
+        warmup_seconds=config.warmup / len(copies),
+        max_calls=MAX_CALLS,
+    )
+    return max(calls_per_window(copy, timing) for copy in copies)
 
 
 def clock_cost(calls: int = 10_000) -> float:
@@ -83,16 +103,25 @@ def clock_cost(calls: int = 10_000) -> float:
     for index in range(calls):
         start = clock()
         durations[index] = clock() - start
-    return float(np.median(np.asarray(durations)))
+    return median(sorted(durations))
 
 
-def _summary(windows: Sequence[Array]) -> Latency | None:
+def summarise_windows(windows: Sequence[Array], copies: int) -> Latency | None:
+    """What the windows of copies that took turns say; None where there are none.
+
+    Args:
+        windows: nanoseconds of each call, the clock's cost taken off, window by window.
+        copies: how many took turns, from window to window.
+    """
     if not windows:
         return None
-    medians = [float(np.median(window)) for window in windows]
+    medians = [median(np.sort(window).tolist()) for window in windows]
     every = np.concatenate(windows)
+    # A copy that lies badly in memory is slow in all of its windows, so copies are summed up
+    # first: among the quietest windows of all there would be none of its.
+    each = [quiet_median(medians[first::copies]) for first in range(min(copies, len(medians)))]
     return Latency(
-        median=float(np.median(every)),
+        median=median(sorted(each)),
         low=min(medians),
         high=max(medians),
         p99=float(np.quantile(every, 0.99)),
@@ -110,18 +139,18 @@ def time_parts(policy: Runtime, observations: list[Any], clock: float, seconds: 
     prepared = [policy.prepare(observation) for observation in observations[:256]]
     raw = [policy.run(item) for item in prepared]
 
-    def median(call: Any, inputs: Sequence[Any]) -> float:
+    def typical(call: Any, inputs: Sequence[Any]) -> float:
         start = time.perf_counter()
         call(inputs[0])
         one = max(1e-9, time.perf_counter() - start)
         count = int(np.clip(2 * seconds / one, 20, PART_CALLS))
         window = time_window(call, inputs, count)
-        return max(0.0, float(np.median(np.asarray(window))) - clock)
+        return max(0.0, median(sorted(window)) - clock)
 
     return Parts(
-        before=median(policy.prepare, observations),
-        inside=median(policy.run, prepared),
-        after=median(policy.finish, raw),
+        before=typical(policy.prepare, observations),
+        inside=typical(policy.run, prepared),
+        after=typical(policy.finish, raw),
     )
 
 

@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,21 @@ def measure_memory(
         raise PopsError(f"Measuring the memory of {runtime} failed ({reason}).")
     figures = json.loads(done.stdout.splitlines()[-1])
     return Memory(gained=max(0, figures["after"] - figures["before"]), peak=figures["peak"])
+
+
+def measure_memories(
+    requests: Sequence[tuple[Path, str, str, Array, Mapping[str, str]]],
+) -> Iterator[Memory | None]:
+    """`measure_memory` of each request in order, as many at a time as there are cores.
+
+    What a process holds does not depend on what runs beside it, as a time does.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for future in [pool.submit(measure_memory, *request) for request in requests]:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _status(field: str) -> int:

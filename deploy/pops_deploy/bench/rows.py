@@ -15,6 +15,7 @@ class Latency:
     """Nanoseconds for one observation, the clock's own share taken off."""
 
     median: float
+    """The median call of the quieter half of the windows; see docs/bench.md."""
     low: float
     """Smallest median of a window."""
     high: float

@@ -26,6 +26,8 @@ class Runtime:
     `step` is what a control loop calls; it defaults to the three parts in a row.
     """
 
+    placed_anew: bool = True
+    """Whether opening it again puts what it computes with elsewhere in memory."""
     spec: PolicySpec
     name: str
     """The runtime's name, for example "onnx"."""

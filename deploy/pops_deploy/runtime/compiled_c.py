@@ -38,6 +38,8 @@ PHASE_NS = 500_000.0
 class CompiledPolicy(Runtime):
     """What both ways of loading share: batches, and the types at the C boundary."""
 
+    placed_anew = False  # code and constants begin at a page, wherever that lies
+
     def __init__(self, artifact: Artifact, file: str) -> None:
         super().__init__()
         source = artifact.file("c", file)

@@ -10,7 +10,7 @@ from typing import Any
 from pops.errors import PopsError, UsageError
 from pops_deploy.bench.context import Context
 from pops_deploy.bench.harness import time_batches, time_parts, time_side_by_side
-from pops_deploy.bench.memory import measure_memory
+from pops_deploy.bench.memory import measure_memories
 from pops_deploy.bench.rows import ReturnFigure, Row
 from pops_deploy.bench.subjects import Subject
 from pops_deploy.config import BenchConfig
@@ -25,14 +25,24 @@ FOR_TEACHERS = ("sb3",)
 """Runtimes that students are measured in only when they are named."""
 
 
+COPIES = 3
+"""Where a policy lies in memory moves its time by several percent, so it is opened more than
+once, and the copies take turns."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A policy in a runtime."""
 
     subject: Subject
-    runtime: Runtime
+    copies: tuple[Runtime, ...]
     source: Path
     observations: list[Any]
+
+    @property
+    def runtime(self) -> Runtime:
+        """The first copy, for all that is not timed call by call."""
+        return self.copies[0]
 
 
 def measure(
@@ -44,25 +54,51 @@ def measure(
         PopsError: if a runtime that was asked for cannot run.
         KeyboardInterrupt: if interrupted; what was measured has been yielded before.
     """
+    context.begin("open the policies in their runtimes")
     loaded = _load_all(subjects, config, context)
+    seconds = len(loaded) * (config.windows * config.seconds + config.warmup)
+    context.begin(f"time {len(loaded)} rows, for about {seconds:.0f} s")
     timings = time_side_by_side(
-        [item.runtime for item in loaded], [item.observations for item in loaded], config
+        [item.copies for item in loaded], [item.observations for item in loaded], config
     )
     context.facts["clock_ns"] = timings.clock
+    context.facts["copies"] = COPIES
     context.facts["order"] = "policies take turns, window by window; garbage collection is off"
     interrupted = timings.interrupted
+    rows: list[tuple[Row, Loaded]] = []
     for item, latency in zip(loaded, timings.latencies):
         if latency is None:
             continue
         row = replace(_row(target, item, config, context), latency=latency)
         if not interrupted:
             try:
-                row = _complete(row, item, config, context, timings.clock)
+                row = _complete(row, item, config, timings.clock)
             except KeyboardInterrupt:
                 interrupted = True
-        yield row
+        rows.append((row, item))
+    if config.memory and not interrupted:
+        context.begin("measure memory in fresh processes")
+        yield from _with_memory(rows, context)
+    else:
+        yield from (row for row, _ in rows)
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _with_memory(rows: Sequence[tuple[Row, Loaded]], context: Context) -> Iterator[Row]:
+    """The rows with their memory; where that is interrupted, the rest without."""
+    requests = [
+        (item.source, row.runtime, row.file, item.subject.observations, context.suppliers)
+        for row, item in rows
+    ]
+    done = 0
+    try:
+        for (row, _), memory in zip(rows, measure_memories(requests)):
+            done += 1
+            yield replace(row, memory=memory)
+    except KeyboardInterrupt:
+        yield from (row for row, _ in rows[done:])
+        raise
 
 
 def _load_all(subjects: Sequence[Subject], config: BenchConfig, context: Context) -> list[Loaded]:
@@ -82,13 +118,13 @@ def _load_all(subjects: Sequence[Subject], config: BenchConfig, context: Context
                 if source is None:
                     continue
                 try:
-                    runtime = open_runtime(source, name, file, context.suppliers)
+                    copies = _open(source, name, file, context.suppliers)
                 except PopsError as error:
                     if asked or _damaged(error):
                         raise
                     context.note(f"{name} was left out: {error}")
                     continue
-                loaded.append(Loaded(subject, runtime, source, list(subject.observations)))
+                loaded.append(Loaded(subject, copies, source, list(subject.observations)))
     if not loaded:
         notes = " ".join(context.notes)
         raise PopsError(
@@ -96,6 +132,12 @@ def _load_all(subjects: Sequence[Subject], config: BenchConfig, context: Context
             f"or install a runtime: pip install ai-edge-litert, or onnxruntime. {notes}".strip()
         )
     return loaded
+
+
+def _open(source: Path, name: str, file: str, suppliers: Mapping[str, str]) -> tuple[Runtime, ...]:
+    first = open_runtime(source, name, file, suppliers)
+    more = COPIES - 1 if getattr(first, "placed_anew", True) else 0
+    return (first, *(open_runtime(source, name, file, suppliers) for _ in range(more)))
 
 
 def _damaged(error: PopsError) -> bool:
@@ -143,19 +185,9 @@ def _returns(item: Loaded, config: BenchConfig, context: Context) -> ReturnFigur
     return found
 
 
-def _complete(row: Row, item: Loaded, config: BenchConfig, context: Context, clock: float) -> Row:
+def _complete(row: Row, item: Loaded, config: BenchConfig, clock: float) -> Row:
     row = replace(row, parts=time_parts(item.runtime, item.observations, clock, config.seconds))
     if config.batch:
         rate = time_batches(item.runtime, item.subject.observations, config.batch, config.seconds)
         row = replace(row, throughput=rate)
-    if config.memory:
-        runtime = item.runtime
-        memory = measure_memory(
-            item.source,
-            runtime.name,
-            runtime.file,
-            item.subject.observations,
-            context.suppliers,
-        )
-        row = replace(row, memory=memory)
     return row
