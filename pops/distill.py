@@ -39,6 +39,8 @@ class Lesson:
     scaling: Scaling | None = None
     device: str = "cpu"
     """Where convolutional networks train."""
+    episode_steps: int = 0
+    """How long an episode of the teacher's usually is; 0 if that is not known."""
 
     @property
     def spec(self) -> PolicySpec:
@@ -155,6 +157,7 @@ def distill(
             first_seed=training_block(lesson.seed, *name, first_round + turn),
             workers=workers,
             sampler=lesson.sampler,
+            episode_steps=lesson.episode_steps,
         )
         buffer.add(observations, labels)
         collected += len(observations)

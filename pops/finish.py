@@ -76,6 +76,7 @@ def write_run(
         states=calibration_states(student.spec),
         first_seed=training_block(state.config.seed, "calibration"),
         workers=state.workers,
+        episode_steps=state.episode_steps,
     )
     write_arrays(root / "states.npz", {"observations": np.asarray(states)})
     ladder = _write_ladder(state)

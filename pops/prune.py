@@ -169,6 +169,7 @@ def iterative_policy_pruning(
             first_seed=training_block(lesson.seed, "prune", *name, done),
             workers=workers,
             sampler=lesson.sampler,
+            episode_steps=lesson.episode_steps,
         )
         buffer.add(observations, labels)
         collected += len(observations)

@@ -80,21 +80,37 @@ class _Walk:
     states: int
     seeds: tuple[int, ...]
     labelled: bool
+    episode_steps: int
+
+    def waits(self, rng: np.random.Generator) -> Array:
+        """Steps that each place lets pass first, so that long episodes are seen at every age."""
+        run = -(-self.states // SIDE_BY_SIDE)
+        spare = self.episode_steps - run
+        if spare <= run:
+            return np.zeros(SIDE_BY_SIDE, np.int64)
+        return rng.integers(0, spare + 1, SIDE_BY_SIDE)
 
 
 def _collect_part(walk: _Walk) -> tuple[States, FloatArray | None]:
-    """Visit at least `states` states; whole episodes but for the last."""
+    """Visit at least `states` states, in runs."""
     rng = np.random.default_rng((walk.seeds[0], 3))
+    waits = walk.waits(rng)
+    # A place that began early leaves the later ages to the other one.
+    ends = waits + -(-walk.states // SIDE_BY_SIDE)
+    steps = 0
     table = EpisodeTable(walk.env, walk.seeds, SIDE_BY_SIDE)
     visited: list[Array] = []
     outputs: list[FloatArray | None] = []
     try:
         while len(table) and len(visited) < walk.states:
             observations = table.observations()
-            visited.extend(observations)
             actions, known = _mixed_actions(walk, observations, rng)
-            outputs.extend([None] * len(observations) if known is None else known)
+            for place, observation in enumerate(observations):
+                if waits[place] <= steps < ends[place]:
+                    visited.append(observation)
+                    outputs.append(None if known is None else known[place])
             table.step(actions)
+            steps += 1
     finally:
         table.close()
     states = _keep(walk.teacher.spec, visited[: walk.states])
@@ -151,6 +167,7 @@ def collect(
     first_seed: int,
     workers: Workers,
     sampler: Sampler | None = None,
+    episode_steps: int = 0,
 ) -> States:
     """Visit states with a mixture of teacher and student (DAgger, Ross et al. 2011).
 
@@ -163,11 +180,14 @@ def collect(
         first_seed: episodes are seeded from here on, at most `states` + 8 of them.
         workers: processes; the result does not depend on their number.
         sampler: samples the teacher's actions; None for deterministic ones.
+        episode_steps: how long an episode usually is; where that is much more than what is
+            visited of each, a random part of it passes first. 0 visits from the start.
 
     Returns:
         (states, *observation_shape), as the environment returned them; images as `Stacks`.
     """
-    walk = _Walk(teacher, student, env, sampler, teacher_share, states, (first_seed,), False)
+    seeds = (first_seed,)
+    walk = _Walk(teacher, student, env, sampler, teacher_share, states, seeds, False, episode_steps)
     return _collect(walk, workers)[0]
 
 
@@ -181,9 +201,11 @@ def collect_labelled(
     first_seed: int,
     workers: Workers,
     sampler: Sampler | None = None,
+    episode_steps: int = 0,
 ) -> tuple[States, FloatArray]:
     """`collect`, and the teacher's outputs (states, n_outputs) for what was visited."""
-    walk = _Walk(teacher, student, env, sampler, teacher_share, states, (first_seed,), True)
+    seeds = (first_seed,)
+    walk = _Walk(teacher, student, env, sampler, teacher_share, states, seeds, True, episode_steps)
     found, labels = _collect(walk, workers)
     assert labels is not None
     return found, labels

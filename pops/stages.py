@@ -71,6 +71,11 @@ class State:
         """Parameters of the latest student."""
         return self.arch.num_parameters
 
+    @property
+    def episode_steps(self) -> int:
+        """How long an episode of the teacher's usually is."""
+        return int(self.teacher_result.lengths.mean())
+
     def within_budget(self) -> bool:
         """Whether `--max-params` is met."""
         budget = self.config.max_params
@@ -155,6 +160,7 @@ def visit_stage(state: State) -> None:
             first_seed=training_block(config.seed, "visit"),
             workers=state.workers,
             sampler=state.sampler(),
+            episode_steps=state.episode_steps,
         )
         buffer = ReplayBuffer(spec)
         buffer.add(observations, labels)
@@ -176,6 +182,7 @@ def visit_stage(state: State) -> None:
         state.sampler(),
         scaling,
         training_device(config.device, spec),
+        state.episode_steps,
     )
     state.arch = state.initial = state.origin.arch
     if state.origin.policy is not None:

@@ -153,6 +153,23 @@ class Drift(gym.Env):
         return self.picture(), reward, self.falls == self.FALLS, False, {}
 
 
+class Clock(gym.Env):
+    """Shows for 200 steps how many have passed."""
+
+    def __init__(self):
+        self.observation_space = spaces.Box(0, 200, (3,), np.float32)
+        self.action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.full(3, self.time, np.float32), 0.0, self.time == 200, False, {}
+
+
 class SameAlways(Steer):
     """Every episode is the same, whatever the seed."""
 
@@ -166,7 +183,7 @@ class DoubleReward(gym.RewardWrapper):
 
 
 NAMES = (Steer, Glide, Raises, RaisesLate, NaNReward, NaNObservation, RaisesAtReset)
-for kind in (*NAMES, KeepsState, Succeeds, Drift, SameAlways):
+for kind in (*NAMES, KeepsState, Succeeds, Drift, Clock, SameAlways):
     gym.register(f"{kind.__name__}-v0", entry_point=f"core_envs:{kind.__name__}")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -222,7 +223,7 @@ def test_missing_packages_and_roms_are_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_on_pixels_resumes_with_the_same_bytes(tmp_path):
+def test_training_on_pixels_resumes_with_the_same_bytes(tmp_path, monkeypatch):
     options = {
         "env": "PongNoFrameskip-v4",
         "preset": "paper",
@@ -247,3 +248,21 @@ def test_training_on_pixels_resumes_with_the_same_bytes(tmp_path):
     assert plan["training_wrappers"][0] == "pops.atari:EpisodePerLife"
     played = evaluate(load_teacher(whole.path).policy, policy.spec.env, range(2))
     assert len(played.returns) == 2
+
+
+@pytest.mark.slow
+def test_the_scripted_player_wins(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "zoo"))
+    from scripted_pong import MEMORY, ScriptedPong
+
+    env, script, total = make_env(PONG.variant()), ScriptedPong(), 0.0
+    env.reset(seed=0)
+    for _ in range(2600):
+        values = script.values(tuple(env.unwrapped.ale.getRAM()[list(MEMORY)]))
+        script.acted(int(np.argmax(values)))
+        _, reward, terminated, _, _ = env.step(int(np.argmax(values)))
+        total += reward
+        if terminated:
+            break
+    assert terminated
+    assert total == 21.0

@@ -104,8 +104,8 @@ def test_the_buffer_keeps_everything_and_copies_grow_alone():
     np.testing.assert_array_equal(labels, teacher.outputs(inputs))
     assert len(buffer.arrays()[0]) == 5
     chosen, wanted = copy.batch(np.array([8, 0]))
-    np.testing.assert_array_equal(chosen.numpy(), inputs[[8, 0]])
-    np.testing.assert_array_equal(wanted.numpy(), labels[[8, 0]])
+    np.testing.assert_array_equal(chosen, inputs[[8, 0]])
+    np.testing.assert_array_equal(wanted, labels[[8, 0]])
 
 
 def test_labels_do_not_depend_on_the_chunk():
@@ -142,3 +142,23 @@ def test_sampled_episodes_are_a_function_of_their_seeds():
 def test_an_environment_that_fails_while_collecting_is_named(one):
     with pytest.raises(EnvironmentFailure, match=r"world ended \(episode seed 1000, step 3\)"):
         visit(one, env=EnvSpec("core_envs:Raises-v0"))
+
+
+def test_long_episodes_are_seen_at_every_age(one, two):
+    clock = EnvSpec("core_envs:Clock-v0")
+    ages = []
+    for first_seed in range(0, 40_000, 1000):
+        states = visit(one, env=clock, states=80, first_seed=first_seed, episode_steps=200)
+        ages.append(states[:, 0])
+    ages = np.concatenate(ages)
+    assert len(ages) == 40 * 80
+    share = np.histogram(ages, bins=4, range=(0, 200))[0] / len(ages)
+    assert share.min() > 0.15
+    # Two runs of ten consecutive steps in each of four parts.
+    part = np.sort(states[:20, 0])
+    assert (np.diff(part) <= 1).sum() >= 18
+    again = visit(two, env=clock, states=80, first_seed=39_000, episode_steps=200)
+    assert again.tobytes() == states.tobytes()
+    early = visit(one, env=clock, states=80, first_seed=0, episode_steps=19)
+    assert early.tobytes() == visit(one, env=clock, states=80, first_seed=0).tobytes()
+    assert early[:, 0].max() < 10
