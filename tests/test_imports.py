@@ -69,6 +69,7 @@ def test_help_answers_in_under_half_a_second() -> None:
 def test_the_command_line_loads_nothing_heavy_before_a_command_runs() -> None:
     assert not fresh_import("pops.cli")[1] & {"pops_export", "pops_deploy", "tyro", *HEAVY}
     assert not fresh_import("pops.cli.commands")[1] & set(HEAVY)
+    assert not fresh_import("pops.cli.artifacts")[1] & set(HEAVY)
 
 
 def sources(package: Path) -> Iterator[tuple[str, ast.Module]]:

@@ -20,6 +20,12 @@ COMMANDS = {
     "train": "train a teacher",
     "demo": "compress a built-in teacher and show the result",
 }
+_MODULES = {
+    "play": "pops.cli.play",
+    "export": "pops.cli.artifacts",
+    "verify": "pops.cli.artifacts",
+    "bench": "pops.cli.artifacts",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,7 +110,7 @@ def _how_to_resume(command: str, arguments: list[str]) -> str:
 def _run(command: str, arguments: list[str]) -> int:
     if command == "deploy":
         return _run_deploy(arguments)
-    module = "pops.cli.play" if command == "play" else "pops.cli.commands"
+    module = _MODULES.get(command, "pops.cli.commands")
     function = getattr(import_module(module), command)
     return _parse_and_call(function, f"pops {command}", arguments)
 
@@ -120,7 +126,7 @@ def _run_deploy(arguments: list[str]) -> int:
         return 0 if arguments else 2
     if arguments[0] not in ("bundle", "firmware"):
         raise UsageError(f"Found {arguments[0]!r}, expected `bundle` or `firmware`.")
-    function = getattr(import_module("pops.cli.commands"), f"deploy_{arguments[0]}")
+    function = getattr(import_module("pops.cli.artifacts"), f"deploy_{arguments[0]}")
     return _parse_and_call(function, f"pops deploy {arguments[0]}", arguments[1:])
 
 
