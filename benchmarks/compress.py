@@ -20,8 +20,8 @@ from typing import Any
 
 HEAD = (
     "| teacher | environment | parameters | student, each seed | times smaller | "
-    "teacher's return | student's return | gate | seconds |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "teacher's return | student's return | lowest bound of the difference | gate | seconds |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -66,10 +66,12 @@ def line(rows: list[dict[str, Any]]) -> str:
     teacher = statistics.mean(row["teacher_mean"] for row in rows)
     student = statistics.mean(row["student_mean"] for row in rows)
     seconds = statistics.median(row["seconds"] for row in rows)
+    worst = min(rows, key=lambda row: float(row["lower_bound"] + row["margin"]))
     return (
         f"| {first['teacher']} | {first['env']} | {first['teacher_parameters']:,} | "
         f"{', '.join(map(str, sizes))} | {ratio:,.0f} | {teacher:.1f} | {student:.1f} | "
-        f"{passed} of {len(rows)} | {seconds:.0f} |"
+        f"{worst['lower_bound']:+.2f} of {-worst['margin']:.2f} | {passed} of {len(rows)} | "
+        f"{seconds:.0f} |"
     )
 
 
