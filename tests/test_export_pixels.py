@@ -106,7 +106,7 @@ def test_pixels_through_the_whole_export(tmp_path, monkeypatch) -> None:
     assert integers["oracle_inputs"] > 2_000
     assert integers["self_test"] == 0
     # Two kernels of 16 channel blocks at most, no image stored, none copied.
-    assert files["c_int8"]["bytes"] < 40_000
+    assert files["c_int8"]["bytes"] < 44_000
     assert files["c_int8"]["scratch_bytes"] < 4_000
     for key in ("tflite_fp32", "tflite_int8"):
         names = tflite_surgery.operators((result.path / files[key]["path"]).read_bytes())

@@ -55,9 +55,9 @@ def run(tmp_path_factory):
     students = []
     original = rollout._collect_part
 
-    def watched(teacher, student, *rest):
-        students.append(student)
-        return original(teacher, student, *rest)
+    def watched(walk):
+        students.append(walk.student)
+        return original(walk)
 
     out = tmp_path_factory.mktemp("paper") / "run"
     config = tiny(preset="paper", budget_scale=0.05)

@@ -175,7 +175,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("limit", [300, 20_000])
+@pytest.mark.parametrize("limit", [300, 40_000])
 def test_a_full_disk_ends_with_one_message_and_nothing_half_written(teacher, tmp_path, limit):
     """The file-size limit makes writes fail in the middle of a file, as a full disk does."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
@@ -194,7 +194,7 @@ def test_a_full_disk_ends_with_one_message_and_nothing_half_written(teacher, tmp
     assert "File too large" in done.stderr
     assert not (out / "manifest.json").exists()
     assert not list(out.glob("**/.*")) if out.exists() else True
-    if limit == 20_000:
+    if limit == 40_000:
         assert "--resume" in done.stderr
         assert (out / "start/returns/facts.json").is_file()
         np.testing.assert_array_equal([p.name for p in (out / "start").iterdir()], ["returns"])

@@ -35,7 +35,6 @@ def config(out: Path, **changes: Any) -> TrainConfig:
 REFUSED: dict[str, tuple[dict[str, Any], str, int]] = {
     "unknown environment": ({"env": "NoSuchThing-v0"}, "is not registered", 1),
     "unknown module": ({"env": "no_such_module:Thing-v0"}, "no_such_module", 1),
-    "atari without ale": ({"env": "ALE/Pong-v5"}, "gymnasium[atari]", 1),
     "unknown argument": ({"env_kwargs": ("wheels=3",)}, "wheels", 1),
     "malformed argument": ({"env_kwargs": ("wheels",)}, "expected key=value", 2),
     "argument twice": ({"env_kwargs": ("at=1", "at=2")}, "twice", 2),
