@@ -55,6 +55,10 @@ TARGETS = {
 }
 
 
+BELOW_128, ABOVE_128 = 5.0, 6.0
+"""Binary logarithms of the largest deviation; a feature above 128 is too large for registers."""
+
+
 def policy(inputs: int, widths: tuple[int, ...], outputs: int, activation: str) -> NumpyPolicy:
     """A random network of sensible scale."""
     rng = np.random.default_rng(3)
@@ -69,10 +73,10 @@ def policy(inputs: int, widths: tuple[int, ...], outputs: int, activation: str) 
     return NumpyPolicy(spec, arch, parameters)
 
 
-def states(inputs: int) -> Array:
+def states(inputs: int, largest: float) -> Array:
     """Calibration states whose features differ in size, as those of real environments do."""
     rng = np.random.default_rng(4)
-    size = np.exp2(rng.uniform(-6, 6, inputs))
+    size = np.exp2(rng.uniform(-6, largest, inputs))
     return (rng.normal(size=(512, inputs)) * size).astype(np.float32)
 
 
@@ -107,16 +111,17 @@ def act_bytes(sources: dict[str, str], core: str) -> int:
 def rows() -> list[dict[str, Any]]:
     """One measured line for each network, arithmetic, layout and core."""
     networks = (
-        ("8-64-64-4", policy(8, (64, 64), 4, "relu")),
-        ("8-64-64-4 tanh", policy(8, (64, 64), 4, "tanh")),
-        ("8-8-4", policy(8, (8,), 4, "relu")),
-        ("4-8-2", policy(4, (8,), 2, "relu")),
-        ("8-4", policy(8, (), 4, "relu")),
+        ("8-64-64-4", policy(8, (64, 64), 4, "relu"), BELOW_128),
+        ("8-64-64-4 tanh", policy(8, (64, 64), 4, "tanh"), BELOW_128),
+        ("8-8-4", policy(8, (8,), 4, "relu"), BELOW_128),
+        ("8-8-4 large", policy(8, (8,), 4, "relu"), ABOVE_128),
+        ("4-8-2", policy(4, (8,), 2, "relu"), BELOW_128),
+        ("8-4", policy(8, (), 4, "relu"), BELOW_128),
     )
     layouts: tuple[Layout, ...] = ("size", "speed")
     result = []
-    for name, student in networks:
-        visited = states(student.arch.input_shape[0])
+    for name, student, largest in networks:
+        visited = states(student.arch.input_shape[0], largest)
         network = integer_network(student, visited)
         observations = visited[:64] * np.float32(1.1)
         for layout in layouts:
