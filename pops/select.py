@@ -49,7 +49,7 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
     """The smallest student that the gate would most likely pass, polished where that helps.
 
     Candidates are validated from the smallest up until one would pass. From
-    there smaller ones get full effort, until one fails. Those that came nearest
+    there smaller ones get full effort, until two sizes fail. Those that came nearest
     are then polished by return, a few at most; the smallest that would pass at
     last tries to do without some inputs.
     """
