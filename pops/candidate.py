@@ -17,7 +17,6 @@ from pops.rollout import ReplayBuffer
 from pops.seeds import derive
 from pops.spec import FloatArray
 from pops.weights import initialise
-from pops.workers import Workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +81,6 @@ def teach(
         start,
         buffer,
         with_rounds(lesson, rounds),
-        Workers(1),
         key,
         first_round=candidate.rounds,
     )

@@ -215,10 +215,10 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 IMAGES: dict[str, dict[str, int]] = {
-    "distill": {"updates": 600},
+    "distill": {"updates": 600, "states": 4800},
     "prune": {"updates": 1000, "guard_every": 250, "guard_episodes": 8},
     "search": {"candidates": 8, "episodes": 12},
-    "screen": {"distilled": 24, "validation": 100, "confirmation": 100},
+    "screen": {"distilled": 16, "validation": 60, "confirmation": 60},
 }
 """Budgets for image observations, where a step of the environment and an update cost a hundred
 times what they cost elsewhere, and an episode has thousands of steps."""

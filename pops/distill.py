@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Callable
 
@@ -16,11 +17,10 @@ from pops.errors import UsageError
 from pops.learner import Learner, new_learner
 from pops.loss import PolicyLoss, policy_loss
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer, Sampler, collect_labelled
+from pops.rollout import ReplayBuffer, Rollout, Sampler
 from pops.seeds import derive, training_block
 from pops.spec import DiscreteActions, FloatArray, Policy, PolicySpec
 from pops.weights import Scaling
-from pops.workers import Workers
 
 LOSS_STATES = 4096
 """States on which the loss is measured after training."""
@@ -50,6 +50,10 @@ class Lesson:
     def loss(self) -> PolicyLoss:
         """The distillation loss that fits the actions."""
         return policy_loss(self.spec, self.temperature)
+
+    def rollout(self) -> Rollout:
+        """Rounds of states for one student."""
+        return Rollout(self.teacher, self.env, self.config.states, self.sampler, self.episode_steps)
 
     def learner(self, arch: NetArch, parameters: Parameters) -> Learner:
         """A network that is taught this lesson, starting at `parameters`."""
@@ -121,7 +125,6 @@ def distill(
     parameters: Parameters,
     buffer: ReplayBuffer,
     lesson: Lesson,
-    workers: Workers,
     name: tuple[int, ...],
     *,
     first_round: int = 0,
@@ -137,7 +140,6 @@ def distill(
         parameters: where it starts.
         buffer: grows by each round's states.
         lesson: what is taught.
-        workers: where states are collected.
         name: (stage, iteration, candidate), from which the seeds are derived.
         first_round: rounds this student has had before.
     """
@@ -146,29 +148,24 @@ def distill(
     rng = np.random.default_rng(derive(lesson.seed, "distil", *name))
     total = config.rounds * config.updates
     loss, collected = math.nan, 0
-    for turn in range(config.rounds):
-        student = NumpyPolicy(lesson.spec, arch, learner.parameters())
-        observations, labels = collect_labelled(
-            lesson.teacher,
-            student if config.student_states else None,
-            lesson.env,
-            teacher_share=config.mixture_decay ** (first_round + turn),
-            states=config.states,
-            first_seed=training_block(lesson.seed, *name, first_round + turn),
-            workers=workers,
-            sampler=lesson.sampler,
-            episode_steps=lesson.episode_steps,
-        )
-        buffer.add(observations, labels)
-        collected += len(observations)
-        loss = fit(
-            learner,
-            buffer,
-            updates=config.updates,
-            batch_size=config.batch_size,
-            learning_rate=cosine(config.learning_rate, total, turn * config.updates),
-            rng=rng,
-        )
+    with closing(lesson.rollout()) as rollout:
+        for turn in range(config.rounds):
+            student = NumpyPolicy(lesson.spec, arch, learner.parameters())
+            observations, labels = rollout.collect(
+                student if config.student_states else None,
+                config.mixture_decay ** (first_round + turn),
+                training_block(lesson.seed, *name, first_round + turn),
+            )
+            buffer.add(observations, labels)
+            collected += len(observations)
+            loss = fit(
+                learner,
+                buffer,
+                updates=config.updates,
+                batch_size=config.batch_size,
+                learning_rate=cosine(config.learning_rate, total, turn * config.updates),
+                rng=rng,
+            )
     return Distilled(learner.parameters(), loss, collected, total)
 
 

@@ -82,47 +82,80 @@ class _Walk:
     labelled: bool
     episode_steps: int
 
-    def waits(self, rng: np.random.Generator) -> Array:
-        """Steps that each place lets pass first, so that long episodes are seen at every age."""
-        run = -(-self.states // SIDE_BY_SIDE)
-        spare = self.episode_steps - run
-        if spare <= run:
-            return np.zeros(SIDE_BY_SIDE, np.int64)
-        return rng.integers(0, spare + 1, SIDE_BY_SIDE)
+    @property
+    def run(self) -> int:
+        """Steps that each place visits."""
+        return -(-self.states // SIDE_BY_SIDE)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether what is visited is much less than an episode."""
+        return self.episode_steps > 2 * self.run
+
+    def parts(self) -> list[_Walk]:
+        """The walk in `TASKS` parts, each with seeds of its own."""
+        share = -(-self.states // TASKS)
+        starts = [self.seeds[0] + part * (share + 2) for part in range(TASKS)]
+        return [
+            dataclasses.replace(self, states=share, seeds=tuple(range(s, s + share + 2)))
+            for s in starts
+        ]
 
 
-def _collect_part(walk: _Walk) -> tuple[States, FloatArray | None]:
-    """Visit at least `states` states, in runs."""
-    rng = np.random.default_rng((walk.seeds[0], 3))
-    waits = walk.waits(rng)
-    # A place that began early leaves the later ages to the other one.
-    ends = waits + -(-walk.states // SIDE_BY_SIDE)
-    steps = 0
-    table = EpisodeTable(walk.env, walk.seeds, SIDE_BY_SIDE)
-    visited: list[Array] = []
-    outputs: list[FloatArray | None] = []
-    try:
+class _Walker:
+    """The episodes under way in one part of a collection."""
+
+    def __init__(self, walk: _Walk) -> None:
+        self._rng = np.random.default_rng((walk.seeds[0], 3))
+        self._table = EpisodeTable(walk.env, walk.seeds, SIDE_BY_SIDE)
+        self._waits = np.zeros(SIDE_BY_SIDE, np.int64)
+        if walk.is_short:
+            # A random part passes first, so that long episodes are seen at every age.
+            self._waits = self._rng.integers(0, walk.episode_steps - walk.run + 1, SIDE_BY_SIDE)
+
+    def __len__(self) -> int:
+        """Episodes still running."""
+        return len(self._table)
+
+    def close(self) -> None:
+        """Close every environment still open."""
+        self._table.close()
+
+    def visit(self, walk: _Walk) -> tuple[States, FloatArray | None]:
+        """At least `walk.states` states, with their labels if they are wanted."""
+        waits, self._waits = self._waits, np.zeros(SIDE_BY_SIDE, np.int64)
+        # A place that began early leaves the later ages to the other one.
+        ends = waits + walk.run
+        table, steps = self._table, 0
+        visited: list[Array] = []
+        outputs: list[FloatArray | None] = []
         while len(table) and len(visited) < walk.states:
             observations = table.observations()
-            actions, known = _mixed_actions(walk, observations, rng)
+            actions, known = _mixed_actions(walk, observations, self._rng)
             for place, observation in enumerate(observations):
                 if waits[place] <= steps < ends[place]:
                     visited.append(observation)
                     outputs.append(None if known is None else known[place])
             table.step(actions)
             steps += 1
+        states = _keep(walk.teacher.spec, visited[: walk.states])
+        if not walk.labelled:
+            return states, None
+        # What the teacher put out while it acted is its label; the rest is still to be asked for.
+        rest = [i for i, known in enumerate(outputs[: walk.states]) if known is None]
+        if rest:
+            asked = label(walk.teacher, [visited[i] for i in rest])
+            for i, answer in zip(rest, asked):
+                outputs[i] = answer
+        return states, np.stack([o for o in outputs[: walk.states] if o is not None])
+
+
+def _collect_part(walk: _Walk) -> tuple[States, FloatArray | None]:
+    walker = _Walker(walk)
+    try:
+        return walker.visit(walk)
     finally:
-        table.close()
-    states = _keep(walk.teacher.spec, visited[: walk.states])
-    if not walk.labelled:
-        return states, None
-    # What the teacher put out while it acted is its label; the rest is still to be asked for.
-    rest = [i for i, known in enumerate(outputs[: walk.states]) if known is None]
-    if rest:
-        asked = label(walk.teacher, [visited[i] for i in rest])
-        for i, answer in zip(rest, asked):
-            outputs[i] = answer
-    return states, np.stack([o for o in outputs[: walk.states] if o is not None])
+        walker.close()
 
 
 def _keep(spec: PolicySpec, observations: list[Array]) -> States:
@@ -212,16 +245,59 @@ def collect_labelled(
 
 
 def _collect(walk: _Walk, workers: Workers) -> tuple[States, FloatArray | None]:
-    share = -(-walk.states // TASKS)
-    tasks = []
-    for part in range(TASKS):
-        start = walk.seeds[0] + part * (share + 2)
-        seeds = tuple(range(start, start + share + 2))
-        tasks.append((dataclasses.replace(walk, states=share, seeds=seeds),))
-    parts = workers.map(_collect_part, tasks)
-    states = join_states([found for found, _ in parts])[: walk.states]
+    return _together(workers.map(_collect_part, [(part,) for part in walk.parts()]), walk.states)
+
+
+def _together(
+    parts: Sequence[tuple[States, FloatArray | None]], count: int
+) -> tuple[States, FloatArray | None]:
+    states = join_states([found for found, _ in parts])[:count]
     labels = [part for _, part in parts if part is not None]
-    return states, np.concatenate(labels)[: walk.states] if labels else None
+    return states, np.concatenate(labels)[:count] if labels else None
+
+
+class Rollout:
+    """Rounds of `collect_labelled` for one student, in this process.
+
+    Where what a round visits is much less than an episode, the next round goes on with the
+    episodes of the last: their random part passes once, not in every round.
+    """
+
+    def __init__(
+        self,
+        teacher: Policy,
+        env: EnvSource,
+        states: int,
+        sampler: Sampler | None = None,
+        episode_steps: int = 0,
+    ) -> None:
+        self._walk = _Walk(teacher, None, env, sampler, 1.0, states, (0,), True, episode_steps)
+        self._walkers: list[_Walker | None] = [None] * TASKS
+
+    def collect(
+        self, student: Policy | None, teacher_share: float, first_seed: int
+    ) -> tuple[States, FloatArray]:
+        """States (states, *observation_shape) and the teacher's outputs (states, n_outputs)."""
+        walk = dataclasses.replace(
+            self._walk, student=student, teacher_share=teacher_share, seeds=(first_seed,)
+        )
+        parts = []
+        for index, part in enumerate(walk.parts()):
+            walker = self._walkers[index]
+            if walker is None or not (part.is_short and len(walker)):
+                if walker is not None:
+                    walker.close()
+                walker = self._walkers[index] = _Walker(part)
+            parts.append(walker.visit(part))
+        states, labels = _together(parts, walk.states)
+        assert labels is not None
+        return states, labels
+
+    def close(self) -> None:
+        """Close every environment still open."""
+        for walker in self._walkers:
+            if walker is not None:
+                walker.close()
 
 
 def calibration_states(spec: PolicySpec) -> int:

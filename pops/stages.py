@@ -15,7 +15,7 @@ from pops.config import CompressConfig
 from pops.distill import Lesson, calibrate_temperature, folded_copy, training_device
 from pops.envs import EnvSource
 from pops.errors import PopsError
-from pops.evaluate import EvalResult, evaluate, play_random
+from pops.evaluate import EvalResult, evaluate, evaluate_random
 from pops.gate import check_teacher, margin
 from pops.journal import Journal, StageResult
 from pops.memory import check_room, states_of_an_iteration
@@ -106,11 +106,12 @@ def measure_teacher(state: State) -> None:
         teacher = state.play_teacher(
             screening_seeds(seed, state.config.screen.validation, VALIDATION_BLOCK)
         )
-        random = play_random(state.env, random_seeds(seed, RANDOM_EPISODES))
+        random = evaluate_random(state.env, random_seeds(seed, RANDOM_EPISODES), state.workers)
         check_teacher(teacher, random)
         other = None
         if state.origin.sampler is not None and not state.config.stochastic:
-            seeds = tuple(screening_seeds(seed, 50, VALIDATION_BLOCK))
+            episodes = min(50, max(1, state.config.screen.validation // 4))
+            seeds = tuple(screening_seeds(seed, episodes, VALIDATION_BLOCK))
             other = evaluate_sampling(
                 state.origin.behaviour, state.origin.sampler, state.env, seeds, state.workers
             ).mean

@@ -103,7 +103,7 @@ def taught(seed=0, pool=None, **changes):
     buffer.add(states, label(teacher, states))
     scaling = Scaling.of(buffer.arrays()[0])
     lesson = Lesson(teacher, STEER, 1.0, config, seed, scaling=scaling)
-    result = distill(arch, initialise(arch, seed), buffer, lesson, pool, (7, 1))
+    result = distill(arch, initialise(arch, seed), buffer, lesson, (7, 1))
     return NumpyPolicy(teacher.spec, arch, result.parameters), result, buffer
 
 

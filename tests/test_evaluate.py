@@ -18,8 +18,9 @@ from core_cases import (
 from pops.arch import NetArch
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure, PopsError
-from pops.evaluate import EvalResult, evaluate, join, play, play_random
+from pops.evaluate import EvalResult, evaluate, evaluate_random, join, play, play_random
 from pops.spec import ContinuousActions, DiscreteActions, EnvSpec, PolicySpec
+from pops.workers import Workers
 
 
 def plain_loop(policy, env_id, seeds, new_each_time=False):
@@ -109,6 +110,10 @@ def test_random_play_is_a_function_of_the_seeds():
         first, second = play_random(env, range(8)), play_random(env, range(8))
         assert first.returns.tobytes() == second.returns.tobytes()
         assert play_random(env, [3]).returns[0] == first.returns[3]
+        with Workers(2) as workers:
+            divided = evaluate_random(env, range(8), workers)
+        assert divided.returns.tobytes() == first.returns.tobytes()
+        assert divided.seeds == first.seeds
 
 
 def test_an_environment_that_keeps_state_gets_a_new_one_for_each_episode():

@@ -1,5 +1,7 @@
 """Collecting states: who acts, from which seeds, and that workers do not matter."""
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from core_cases import GLIDE, STEER, glide_teacher, random_policy, steer_teacher
@@ -9,6 +11,7 @@ from pops.errors import EnvironmentFailure
 from pops.rollout import (
     TASKS,
     ReplayBuffer,
+    Rollout,
     Sampler,
     collect,
     evaluate_sampling,
@@ -162,3 +165,28 @@ def test_long_episodes_are_seen_at_every_age(one, two):
     early = visit(one, env=clock, states=80, first_seed=0, episode_steps=19)
     assert early.tobytes() == visit(one, env=clock, states=80, first_seed=0).tobytes()
     assert early[:, 0].max() < 10
+
+
+def test_a_round_goes_on_with_long_episodes_where_the_last_one_stopped(one):
+    clock, teacher = EnvSpec("core_envs:Clock-v0"), steer_teacher()
+    with closing(Rollout(teacher, clock, 80, episode_steps=200)) as rollout:
+        first, labels = rollout.collect(None, 1.0, 5000)
+        second, _ = rollout.collect(None, 1.0, 9000)
+    assert (
+        first.tobytes()
+        == visit(one, env=clock, states=80, first_seed=5000, episode_steps=200).tobytes()
+    )
+    np.testing.assert_array_equal(labels, teacher.outputs(first))
+    for part in range(4):
+        # Both places of a part go on with the step after the last one that was visited.
+        begin = first[20 * part : 20 * part + 20, 0].max() + 1
+        ages = second[20 * part : 20 * part + 20, 0]
+        np.testing.assert_array_equal(ages, np.repeat((begin + np.arange(10)) % 200, 2))
+
+
+def test_rounds_of_short_episodes_begin_anew(one):
+    clock, teacher = EnvSpec("core_envs:Clock-v0"), steer_teacher()
+    with closing(Rollout(teacher, clock, 80, episode_steps=19)) as rollout:
+        rollout.collect(None, 1.0, 5000)
+        second, _ = rollout.collect(None, 1.0, 9000)
+    assert second.tobytes() == visit(one, env=clock, states=80, first_seed=9000).tobytes()

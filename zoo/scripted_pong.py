@@ -79,6 +79,11 @@ class ScriptedPong:
         """Forget the game before."""
         self._last, self._presses = None, (NOOP, NOOP)
 
+    def look(self, ale: Any) -> Array:
+        """(3,) what the game in this emulator is worth after each action."""
+        memory = ale.getRAM()
+        return self.values(tuple(int(memory[place]) for place in MEMORY))
+
     def act(self, memory: tuple[int, ...]) -> int:
         """The best action for the bytes at `MEMORY`: 0 for none, 1 for up, 2 for down."""
         return int(np.argmax(self.values(memory)))

@@ -1,29 +1,33 @@
-"""Train the zoo's Pong teacher by imitation (DAgger), faster than by reward on a small machine.
+"""Train the zoo's Atari teachers by imitation (DAgger), faster than by reward on a small machine.
 
-A network on pixels plays; a scripted player that reads the emulator's memory says for every
-state what it would have done; the network learns to do the same (Ross et al. 2011). Half of the
-games have sticky actions. The network is NatureCNN on the frames that the spec describes.
+A network on pixels plays; a scripted player that reads the emulator says for every state what each
+action is worth; the network learns to choose as it would (Ross et al. 2011). Half of the games
+have sticky actions. The network is NatureCNN on the frames that the spec describes.
 
-    python zoo/train_pong.py --out runs/pong-teacher [--start policy.pth] [--rounds 24]
+    python zoo/imitate.py pong --out runs/pong-teacher [--start policy.pth] [--rounds 24]
 
 `--start` takes weights to begin with (a `policy.pth` of a Stable-Baselines3 PPO `CnnPolicy`);
-without it training begins from nothing and needs about twice the rounds. Run it again with the
-same arguments to go on after a stop: the rounds in `--out` are kept.
+without it training begins from nothing and needs more rounds. Run it again with the same
+arguments to go on after a stop, or with more rounds to go on after the end: what was collected is
+kept in `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Protocol
 
 import numpy as np
 import torch
-from scripted_pong import MEMORY, ScriptedPong
+from scripted_mspacman import ScriptedMsPacman
+from scripted_pong import ScriptedPong
 from torch import nn
 
 from pops.arch import Conv, NetArch
@@ -35,43 +39,75 @@ from pops.policy import NumpyPolicy
 from pops.spec import DiscreteActions, EnvSpec, FloatArray, Normaliser, PolicySpec
 from pops.weights import initialise
 
-WRAPPERS = ("pops.atari:AtariFrames", "pops.atari:OnlyActions,keep=NOOP+RIGHT+LEFT")
 STICKY = {"repeat_action_probability": 0.25}
 FRAMES = 4
 GAMES = 16
 """Games under way at a time; every other one has sticky actions."""
 BATCH = 256
-TEMPERATURE = 0.04
-"""A tenth of a point makes an action about twelve times as likely."""
 NATURE_CNN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
 
 
-def teacher_spec() -> PolicySpec:
-    """What the teacher sees and does."""
-    return PolicySpec(
-        observation_shape=(84, 84, FRAMES),
-        actions=DiscreteActions(3),
-        output="logits",
-        observation_dtype="uint8",
-        channels_last=True,
-        normaliser=Normaliser((0.0,), (255.0,)),
-        env=EnvSpec("PongNoFrameskip-v4", STICKY, WRAPPERS, FRAMES),
-    )
+class Script(Protocol):
+    """A player that reads the emulator."""
+
+    def reset(self) -> None:
+        """Forget the game before."""
+
+    def look(self, ale: Any) -> np.ndarray:
+        """(actions,) what each action is worth in the state that the emulator is in."""
+
+    def acted(self, action: int) -> None:
+        """Tell which action was taken in the end, the script's or another's."""
 
 
-def nature_cnn() -> NetArch:
-    """32-64-64-512 (Mnih et al. 2015)."""
-    return NetArch((FRAMES, 84, 84), 3, (512,), ("relu",), NATURE_CNN)
+@dataclass(frozen=True)
+class Game:
+    """A game, the actions that matter in it, and who shows how to play it."""
+
+    id: str
+    actions: tuple[str, ...]
+    script: Callable[[], Script]
+    temperature: float
+    """Softmax temperature of what the script says each action is worth."""
+
+    @property
+    def wrappers(self) -> tuple[str, ...]:
+        """Between the emulator and the network."""
+        return ("pops.atari:AtariFrames", f"pops.atari:OnlyActions,keep={'+'.join(self.actions)}")
+
+    def spec(self) -> PolicySpec:
+        """What the teacher sees and does."""
+        return PolicySpec(
+            observation_shape=(84, 84, FRAMES),
+            actions=DiscreteActions(len(self.actions)),
+            output="logits",
+            observation_dtype="uint8",
+            channels_last=True,
+            normaliser=Normaliser((0.0,), (255.0,)),
+            env=EnvSpec(self.id, STICKY, self.wrappers, FRAMES),
+        )
+
+    def arch(self) -> NetArch:
+        """32-64-64-512 (Mnih et al. 2015)."""
+        return NetArch((FRAMES, 84, 84), len(self.actions), (512,), ("relu",), NATURE_CNN)
+
+
+PLAYED = {
+    "pong": Game("PongNoFrameskip-v4", ("NOOP", "RIGHT", "LEFT"), ScriptedPong, 0.04),
+    "mspacman": Game(
+        "MsPacmanNoFrameskip-v4", ("UP", "RIGHT", "LEFT", "DOWN"), ScriptedMsPacman, 0.3
+    ),
+}
 
 
 class Collector:
     """Games that go on from round to round, played by the network, labelled by the script."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed, self._games = seed, 0
-        single = [EnvSpec("PongNoFrameskip-v4", k, WRAPPERS) for k in ({}, STICKY)]
+    def __init__(self, game: Game, seed: int) -> None:
+        self._seed, self._games, self._actions = seed, 0, len(game.actions)
+        single = [EnvSpec(game.id, k, game.wrappers) for k in ({}, STICKY)]
         self._envs = [make_env(single[i % 2]) for i in range(GAMES)]
-        self._scripts = [ScriptedPong() for _ in self._envs]
+        self._scripts = [game.script() for _ in self._envs]
         self._rng = np.random.default_rng((seed, 0))
         self._stacks = np.zeros((GAMES, FRAMES, 84, 84), np.uint8)
         self._age = np.zeros(GAMES, np.int64)
@@ -89,25 +125,22 @@ class Collector:
         self._returns[place] = 0.0
 
     def collect(self, network: nn.Module, steps: int, script_share: float) -> dict[str, Any]:
-        """Frames (games, 3 + steps, 84, 84), ages, memory, actions (games, steps), returns."""
+        """Frames (games, 3 + steps, 84, 84), ages, values (games, steps, actions), returns."""
         frames = np.zeros((GAMES, FRAMES - 1 + steps, 84, 84), np.uint8)
         frames[:, : FRAMES - 1] = self._stacks[:, :-1]
-        best = np.zeros(GAMES, np.int64)
         ages = np.zeros((GAMES, steps), np.uint8)
-        memory = np.zeros((GAMES, steps, len(MEMORY)), np.uint8)
-        taken = np.zeros((GAMES, steps), np.uint8)
+        values = np.zeros((GAMES, steps, self._actions), np.float32)
         finished: list[tuple[float, float]] = []
         for step in range(steps):
             frames[:, FRAMES - 1 + step] = self._stacks[:, -1]
             ages[:, step] = np.minimum(self._age, FRAMES)
             for place, env in enumerate(self._envs):
-                memory[place, step] = env.unwrapped.ale.getRAM()[list(MEMORY)]  # type: ignore[attr-defined]
-                best[place] = self._scripts[place].act(tuple(memory[place, step]))
+                values[place, step] = self._scripts[place].look(env.unwrapped.ale)  # type: ignore[attr-defined]
             with torch.inference_mode():
                 inputs = torch.from_numpy(self._stacks).float().div_(255.0)
                 chosen = network(inputs.contiguous(memory_format=torch.channels_last))
+            best = values[:, step].argmax(1)
             acts = np.where(self._rng.random(GAMES) < script_share, best, chosen.argmax(1).numpy())
-            taken[:, step] = acts
             for place, env in enumerate(self._envs):
                 self._scripts[place].acted(int(acts[place]))
                 observation, reward, terminated, truncated, _ = env.step(int(acts[place]))
@@ -121,16 +154,15 @@ class Collector:
         return {
             "frames": frames,
             "ages": ages,
-            "memory": memory,
-            "taken": taken,
+            "values": values,
             "finished": np.asarray(finished, np.float64).reshape(-1, 2),
         }
 
 
-def _collector_process(pipe: Any, seed: int) -> None:
+def _collector_process(pipe: Any, name: str, seed: int) -> None:
     torch.set_num_threads(1)
-    collector = Collector(seed)
-    network = PolicyNetwork(nature_cnn()).to(memory_format=torch.channels_last)
+    collector = Collector(PLAYED[name], seed)
+    network = PolicyNetwork(PLAYED[name].arch()).to(memory_format=torch.channels_last)
     while True:
         order = pipe.recv()
         if order is None:
@@ -140,29 +172,20 @@ def _collector_process(pipe: Any, seed: int) -> None:
         pipe.send(collector.collect(network, steps, share))
 
 
-def probabilities(memory: np.ndarray, taken: np.ndarray, ages: np.ndarray) -> np.ndarray:
-    """(games, steps, 3) softmax of what each action is worth: sharp only where it matters."""
-    games, steps = taken.shape
-    values = np.zeros((games, steps, 3))
-    for game in range(games):
-        script = ScriptedPong()
-        for step in range(steps):
-            if ages[game, step] == 0:
-                script.reset()
-            values[game, step] = script.values(tuple(memory[game, step]))
-            script.acted(int(taken[game, step]))
-    scaled = np.exp((values - values.max(axis=2, keepdims=True)) / TEMPERATURE)
-    return (scaled / scaled.sum(axis=2, keepdims=True)).astype(np.float32)
+def probabilities(values: np.ndarray, temperature: float) -> np.ndarray:
+    """(games, steps, actions) softmax of what each action is worth: sharp only where it matters."""
+    scaled = np.exp((values - values.max(axis=2, keepdims=True)) / temperature)
+    return np.asarray(scaled / scaled.sum(axis=2, keepdims=True), np.float32)
 
 
 class Lessons:
     """All rounds, every frame once."""
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
         self._frames: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
         self._ages: list[np.ndarray] = []
-        self._round: list[np.ndarray] = []
 
     def __len__(self) -> int:
         """Labelled states."""
@@ -171,14 +194,14 @@ class Lessons:
     def add(self, part: dict[str, Any]) -> None:
         """Keep one round, labelled by what the script sees in each state."""
         self._frames.append(part["frames"])
-        self._labels.append(probabilities(part["memory"], part["taken"], part["ages"]))
+        self._labels.append(probabilities(part["values"], self._temperature))
         self._ages.append(part["ages"])
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random states as inputs (size, 4, 84, 84) float32, and probabilities (size, 3)."""
+        """Random states as inputs (size, 4, 84, 84) float32, and probabilities (size, actions)."""
         rounds = rng.integers(0, len(self._labels), size)
         inputs = np.zeros((size, FRAMES, 84, 84), np.uint8)
-        labels = np.zeros((size, 3), np.float32)
+        labels = np.zeros((size, self._labels[0].shape[2]), np.float32)
         for row, index in enumerate(rounds):
             games, steps = self._ages[index].shape
             game, step = int(rng.integers(games)), int(rng.integers(steps))
@@ -210,14 +233,18 @@ def load_start(network: PolicyNetwork, path: Path) -> None:
 
 
 def main() -> None:
-    """Train, and write OUT/pong.safetensors."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Train, and write OUT/GAME.safetensors."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("game", choices=sorted(PLAYED))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="weights to begin with")
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--steps", type=int, default=640, help="decisions a game and round")
     parser.add_argument("--updates", type=int, default=500, help="gradient updates a round")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument(
+        "--threads", type=int, default=2, help="cores that train; one more collects"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--games", type=int, default=30, help="games of the final evaluation")
     train(parser.parse_args())
@@ -225,15 +252,15 @@ def main() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """DAgger: a round is collected while the network learns from the rounds before it."""
-    torch.set_num_threads(1)
-    out: Path = args.out
+    torch.set_num_threads(args.threads)
+    game, out = PLAYED[args.game], Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    network = to_torch(nature_cnn(), initialise(nature_cnn(), args.seed))
+    network = to_torch(game.arch(), initialise(game.arch(), args.seed))
     if args.start is not None:
         load_start(network, args.start)
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-4)
-    lessons, first, seconds = Lessons(), 0, 0.0
+    lessons, first, seconds = Lessons(game.temperature), 0, 0.0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
@@ -245,7 +272,9 @@ def train(args: argparse.Namespace) -> None:
                 lessons.add({name: data[name] for name in data.files})
     here, there = multiprocessing.get_context("spawn").Pipe()
     child = multiprocessing.get_context("spawn").Process(
-        target=_collector_process, args=(there, args.seed * 1_000_000 + first * 10_000), daemon=True
+        target=_collector_process,
+        args=(there, args.game, args.seed * 1_000_000 + first * 10_000),
+        daemon=True,
     )
     child.start()
     for turn in range(first, args.rounds):
@@ -288,7 +317,11 @@ def learn(
     turn: int,
 ) -> float:
     """Gradient updates on random states of all rounds; the mean loss of the last hundred."""
-    rate = args.learning_rate * 0.5 * (1 + np.cos(np.pi * max(0.0, turn / args.rounds - 0.3) / 0.7))
+    rate = (
+        args.learning_rate
+        * 0.5
+        * (1 + math.cos(math.pi * max(0.0, turn / args.rounds - 0.3) / 0.7))
+    )
     optimizer.param_groups[0]["lr"] = float(max(rate, 0.02 * args.learning_rate))
     losses = []
     for _ in range(args.updates):
@@ -305,8 +338,9 @@ def learn(
 
 def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, seconds: float) -> None:
     """Play full games and write the policy with what is known about it."""
-    spec = teacher_spec()
-    policy = NumpyPolicy(spec, nature_cnn(), parameters_of(network))
+    game = PLAYED[args.game]
+    spec = game.spec()
+    policy = NumpyPolicy(spec, game.arch(), parameters_of(network))
     assert spec.env is not None
     results = {}
     for name, kwargs in (("sticky", STICKY), ("no_op", {})):
@@ -324,8 +358,8 @@ def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, second
         "evaluation_no_op": results["no_op"],
         "versions": {n: version(n) for n in ("torch", "gymnasium", "ale-py", "stable-baselines3")},
     }
-    save_policy(args.out / "pong.safetensors", policy, facts)
-    write_json(args.out / "pong.json", facts)
+    save_policy(args.out / f"{args.game}.safetensors", policy, facts)
+    write_json(args.out / f"{args.game}.json", facts)
     print(json.dumps(facts, indent=2))
 
 
