@@ -199,7 +199,8 @@ class Lessons:
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Random states as inputs (size, 4, 84, 84) float32, and probabilities (size, actions)."""
-        rounds = rng.integers(0, len(self._labels), size)
+        # The later of two: late rounds show what the network does now, and were learned least.
+        rounds = rng.integers(0, len(self._labels), (2, size)).max(axis=0)
         inputs = np.zeros((size, FRAMES, 84, 84), np.uint8)
         labels = np.zeros((size, self._labels[0].shape[2]), np.float32)
         for row, index in enumerate(rounds):
