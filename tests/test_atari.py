@@ -266,3 +266,22 @@ def test_the_scripted_player_wins(monkeypatch):
             break
     assert terminated
     assert total == 21.0
+
+
+@pytest.mark.slow
+def test_the_scripted_player_of_ms_pacman_clears_a_maze(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "zoo"))
+    from scripted_mspacman import ScriptedMsPacman
+
+    wrappers = ("pops.atari:AtariFrames", "pops.atari:OnlyActions,keep=UP+RIGHT+LEFT+DOWN")
+    env = make_env(EnvSpec("MsPacmanNoFrameskip-v4", {}, wrappers))
+    script, total, terminated = ScriptedMsPacman(), 0.0, False
+    env.reset(seed=100)
+    while not terminated:
+        values = script.look(env.unwrapped.ale)
+        assert values.shape == (4,)
+        assert np.isfinite(values).all()
+        script.acted(int(np.argmax(values)))
+        _, reward, terminated, _, _ = env.step(int(np.argmax(values)))
+        total += reward
+    assert total > 2000

@@ -29,6 +29,7 @@ import torch
 from scripted_mspacman import ScriptedMsPacman
 from scripted_pong import ScriptedPong
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pops.arch import Conv, NetArch
 from pops.artifact import atomic_path, save_policy, write_arrays, write_json
@@ -44,6 +45,9 @@ FRAMES = 4
 GAMES = 16
 """Games under way at a time; every other one has sticky actions."""
 BATCH = 256
+AVERAGED = 0.998
+"""The policy that plays is the average of the weights over about 500 updates: a deterministic game
+repeats one mistake 21 times, and single updates swing between such mistakes."""
 NATURE_CNN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
 
 
@@ -261,12 +265,14 @@ def train(args: argparse.Namespace) -> None:
         load_start(network, args.start)
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-4)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
     lessons, first, seconds = Lessons(game.temperature), 0, 0.0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=True)
         first, seconds = saved["round"], saved["seconds"]
         network.load_state_dict(saved["network"])
+        average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         for index in range(first):
             with np.load(out / f"round-{index}.npz", allow_pickle=False) as data:
@@ -281,9 +287,12 @@ def train(args: argparse.Namespace) -> None:
     for turn in range(first, args.rounds):
         started = time.process_time()
         share = 0.5**turn if args.start is None else 0.0
-        here.send(({k: v.numpy() for k, v in network.state_dict().items()}, args.steps, share))
+        played = average.module.state_dict()
+        here.send(({k: v.numpy() for k, v in played.items()}, args.steps, share))
         rng = np.random.default_rng((args.seed, 1, turn))
-        loss = learn(network, optimizer, lessons, rng, args, turn) if len(lessons) else float("nan")
+        loss = math.nan
+        if len(lessons):
+            loss = learn(network, average, optimizer, lessons, rng, args, turn)
         part = here.recv()
         write_arrays(out / f"round-{turn}.npz", part)
         lessons.add(part)
@@ -294,23 +303,25 @@ def train(args: argparse.Namespace) -> None:
                     "round": turn + 1,
                     "seconds": seconds,
                     "network": network.state_dict(),
+                    "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),
                 },
                 beside,
             )
         scores = [part["finished"][part["finished"][:, 0] == k, 1] for k in (0, 1)]
-        played = ["-" if not len(s) else f"{s.mean():.1f} ({len(s)})" for s in scores]
+        shown = ["-" if not len(s) else f"{s.mean():.1f} ({len(s)})" for s in scores]
         print(
-            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, returns {played[0]} plain, "
-            f"{played[1]} sticky",
+            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, returns {shown[0]} plain, "
+            f"{shown[1]} sticky",
             flush=True,
         )
     here.send(None)
-    finish(network, args, len(lessons), seconds)
+    finish(average.module, args, len(lessons), seconds)
 
 
 def learn(
     network: PolicyNetwork,
+    average: AveragedModel,
     optimizer: torch.optim.Optimizer,
     lessons: Lessons,
     rng: np.random.Generator,
@@ -333,6 +344,7 @@ def learn(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        average.update_parameters(network)
         losses.append(float(loss.detach()))
     return float(np.mean(losses[-100:]))
 
