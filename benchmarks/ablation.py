@@ -49,14 +49,14 @@ VARIANTS: dict[str, Callable[[CompressConfig], CompressConfig]] = {
 }
 
 
-def run(name: str, variant: str, seed: int, effort: str) -> dict[str, Any]:
+def run(name: str, variant: str, seed: int, effort: str, workers: int | None) -> dict[str, Any]:
     """One compression; its row."""
     teacher = load_teacher(builtin_path(name))
     env = teacher.policy.spec.env
     assert env is not None
     config = VARIANTS[variant](CompressConfig(seed=seed, effort=effort))  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
-        result = compress(teacher, env, Path(folder) / "run", config)
+        result = compress(teacher, env, Path(folder) / "run", config, workers=workers)
     manifest = result.manifest
     return {
         "teacher": name,
@@ -77,13 +77,17 @@ def main() -> None:
     parser.add_argument("--teachers", default="cartpole,lunarlander")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--effort", default="standard")
+    parser.add_argument("--workers", type=int, help="processes; all cores by default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in arguments.teachers.split(","):
         print(f"{name}: parameters (each seed), gates passed, seconds, environment steps")
         for variant in arguments.variants.split(","):
-            mine = [run(name, variant, s, arguments.effort) for s in range(arguments.seeds)]
+            mine = [
+                run(name, variant, seed, arguments.effort, arguments.workers)
+                for seed in range(arguments.seeds)
+            ]
             rows += mine
             sizes = [row["num_parameters"] for row in mine]
             print(

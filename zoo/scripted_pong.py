@@ -31,8 +31,9 @@ _STEEP_DOWN, _STEEP_UP = (-8.5, -4.5), (7.5, 11.5)
 """Paddle's middle minus ball, where they meet, for the two steepest ways to return it."""
 _DOWN_WINS, _UP_WINS = 128.0, 163.0
 """A steep ball downwards wins from above the first line, one upwards from above the second."""
-_MISS, _RETURN, _WIN = -1.0, 0.1, 1.0
-_BLUR = 2.0
+_MISS, _RETURN, _WIN = -1.0, 0.1, 0.6
+"""Without chance a game repeats itself: a gamble that fails once fails 21 times."""
+_BLUR = 3.0
 """Standard deviation, in lines, of where the paddle really is."""
 
 _AHEAD = 5
@@ -61,7 +62,7 @@ def _values(down: float, up: float) -> Array:
 
 
 _REST_VALUES = np.array([0.0, -0.1, -0.1])
-_HIGH, _MIDDLE, _LOW = _values(_WIN, 0.2), _values(0.0, 0.9), _values(0.0, 0.0)
+_HIGH, _MIDDLE, _LOW = _values(_WIN, 0.2), _values(0.0, 0.9 * _WIN), _values(0.0, 0.0)
 
 
 def _moved(decisions: Any) -> Any:
