@@ -31,11 +31,12 @@ _STEEP_DOWN, _STEEP_UP = (-8.5, -4.5), (7.5, 11.5)
 """Paddle's middle minus ball, where they meet, for the two steepest ways to return it."""
 _DOWN_WINS, _UP_WINS = 128.0, 163.0
 """A steep ball downwards wins from above the first line, one upwards from above the second."""
-_MISS, _RETURN, _WIN = -1.0, 0.1, 0.6
-"""Without chance a game repeats itself: a gamble that fails once fails 21 times."""
-_BLUR = 3.0
+_MISS, _RETURN, _WIN = -1.0, 0.1, 1.0
+_BLUR = 2.0
 """Standard deviation, in lines, of where the paddle really is."""
 
+_LATE = (0.0, 0.5)
+"""Decisions after the planned one in which the ball may be met: on the move a paddle may miss."""
 _AHEAD = 5
 """Decisions that are planned jointly."""
 _PLANS = np.array(list(itertools.product((NOOP, UP, DOWN), repeat=_AHEAD)))
@@ -62,7 +63,7 @@ def _values(down: float, up: float) -> Array:
 
 
 _REST_VALUES = np.array([0.0, -0.1, -0.1])
-_HIGH, _MIDDLE, _LOW = _values(_WIN, 0.2), _values(0.0, 0.9 * _WIN), _values(0.0, 0.0)
+_HIGH, _MIDDLE, _LOW = _values(_WIN, 0.2), _values(0.0, 0.9), _values(0.0, 0.0)
 
 
 def _moved(decisions: Any) -> Any:
@@ -120,12 +121,16 @@ class ScriptedPong:
     def _plan(self, paddle: float, decisions: float, meets: float) -> Array:
         """The best that can still come of each first action when the ball arrives."""
         one, two = _SIGN[list(self._presses)]
-        under_way = one * (_moved(decisions + 1) - _MOVED[1])
-        under_way += two * (_moved(decisions + 2) - _MOVED[2])
-        pressed = _SIGN[_PLANS] @ _moved(np.maximum(decisions - np.arange(_AHEAD), 0.0))
-        offset = paddle + under_way + pressed + _CENTRE - meets
         table = _HIGH if meets < _DOWN_WINS else _MIDDLE if meets < _UP_WINS else _LOW
-        value = np.interp(offset, _OFFSETS, table) - _EFFORT - 1e-3 * np.abs(offset - 1.5)
+        value = -_EFFORT
+        for late in _LATE:
+            when = max(decisions + late, 0.0)
+            under_way = one * (_moved(when + 1) - _MOVED[1])
+            under_way += two * (_moved(when + 2) - _MOVED[2])
+            pressed = _SIGN[_PLANS] @ _moved(np.maximum(when - np.arange(_AHEAD), 0.0))
+            offset = paddle + under_way + pressed + _CENTRE - meets
+            worth = np.interp(offset, _OFFSETS, table) - 1e-3 * np.abs(offset - 1.5)
+            value = value + worth / len(_LATE)
         best: Array = value.reshape(3, -1).max(axis=1)
         return best
 
