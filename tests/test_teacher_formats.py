@@ -11,11 +11,15 @@ from stable_baselines3 import PPO
 from test_teacher_sb3 import TinyImage, make_model, sample
 from torch import nn
 
+from pops.arch import NetArch
 from pops.artifact import save_policy, sha256_file, write_json
+from pops.builtin import builtin_path
 from pops.errors import EnvironmentFailure, PopsError, TeacherError
-from pops.spec import ContinuousActions, EnvSpec
+from pops.policy import NumpyPolicy
+from pops.spec import ContinuousActions, EnvSpec, PolicySpec
 from pops.teacher.info import info, print_info
 from pops.teacher.load import load_teacher
+from pops.weights import initialise
 
 CARTPOLE = EnvSpec("CartPole-v1")
 PENDULUM = EnvSpec("Pendulum-v1")
@@ -284,6 +288,21 @@ def test_info_is_json_and_prints(tmp_path, capsys):
     assert (data["activation"], data["layers"][0]["activation"]) == (None, None)
     print_info(data)
     assert "unknown: give --activation" in capsys.readouterr().out
+
+
+def test_info_of_a_policy_of_ours_tells_the_spaces_in_its_spec(tmp_path, capsys):
+    data = info(builtin_path("cartpole"))
+    assert data["observation_space"] == {"kind": "Box", "shape": [4], "dtype": "float32"}
+    assert data["action_space"] == {"kind": "Discrete", "n": 2, "start": 0}
+    print_info(data)
+    assert "Box(4,) float32" in capsys.readouterr().out
+    actions = ContinuousActions((-2.0,), (2.0,))
+    spec = PolicySpec((), actions, "mean", observation_dtype="int64", one_hot=3)
+    arch = NetArch((3,), 1)
+    save_policy(tmp_path / "p.safetensors", NumpyPolicy(spec, arch, initialise(arch, 0)), {})
+    data = info(tmp_path / "p.safetensors")
+    assert data["observation_space"] == {"kind": "Discrete", "n": 3, "start": 0}
+    assert (data["action_space"]["low"], data["action_space"]["high"]) == ([-2.0], [2.0])
 
 
 ZOO_CONFIG = """!!python/object/apply:collections.OrderedDict

@@ -10,6 +10,7 @@ from pops.teacher.contents import num_parameters
 from pops.teacher.fit import num_policy_macs
 from pops.teacher.load import contents_facts, observation_statistics, statistics_facts
 from pops.teacher.read import read_contents, teacher_file
+from pops.teacher.spaces import spaces_of
 from pops.teacher.zoo import read_zoo
 
 
@@ -30,13 +31,16 @@ def info(
     contents = read_contents(file, activation)
     statistics = observation_statistics(file, contents, vecnormalize)
     policy = contents.policy
+    observation, action = contents.observation, contents.action
+    if policy is not None:
+        observation, action = spaces_of(policy.spec)
     data: dict[str, Any] = {
         "file": str(file),
         "bytes": file.stat().st_size,
         "sha256": sha256_file(file),
         **contents_facts(contents, read_zoo(file)),
-        "observation_space": contents.observation.to_json() if contents.observation else None,
-        "action_space": contents.action.to_json() if contents.action else None,
+        "observation_space": observation.to_json() if observation else None,
+        "action_space": action.to_json() if action else None,
         "layers": [
             {
                 "name": layer.name,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pops.errors import EnvironmentFailure
-from pops.spec import OBSERVATION_DTYPES
+from pops.spec import OBSERVATION_DTYPES, DiscreteActions, PolicySpec
 
 if TYPE_CHECKING:
     from pops.envs import EnvSource
@@ -73,6 +73,18 @@ class Space:
                 if values is not None and len(values) <= 64 and all(map(math.isfinite, values)):
                     data[name] = list(values)
         return data
+
+
+def spaces_of(spec: PolicySpec) -> tuple[Space, Space]:
+    """The observation and action spaces that a spec tells; it has no bounds of observations."""
+    if spec.one_hot:
+        observation = Space("Discrete", n=spec.one_hot)
+    else:
+        observation = Space("Box", spec.observation_shape, spec.observation_dtype)
+    actions = spec.actions
+    if isinstance(actions, DiscreteActions):
+        return observation, Space("Discrete", n=actions.n, start=actions.start)
+    return observation, Space("Box", actions.shape, low=actions.low, high=actions.high)
 
 
 def space_from_strings(data: Any) -> Space | None:
