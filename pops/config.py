@@ -193,7 +193,7 @@ class CompressConfig:
     def resolved(self, images: bool = False) -> CompressConfig:
         """The configuration with preset, effort and budget scale worked in.
 
-        `images`: the observations are images; what was left at its default is less then.
+        `images`: the observations are images; what was left at its default is another then.
         """
         config = _for_images(self) if images else self
         config = paper_preset(config) if config.preset == "paper" else config

@@ -127,16 +127,17 @@ def evaluate(
     if isinstance(workers, int):
         with Workers(workers) as pool:
             return evaluate(policy, env, seeds, pool, side_by_side)
-    blocks = _divided(seeds, workers)
+    blocks = divided(seeds, workers)
     return join(workers.map(play, [(policy, env, block, side_by_side) for block in blocks]))
 
 
 def evaluate_random(env: EnvSource, seeds: Sequence[int], workers: Workers) -> EvalResult:
     """`play_random` with the episodes divided among processes; the same result."""
-    return join(workers.map(play_random, [(env, block) for block in _divided(seeds, workers)]))
+    return join(workers.map(play_random, [(env, block) for block in divided(seeds, workers)]))
 
 
-def _divided(seeds: Sequence[int], workers: Workers) -> list[Sequence[int]]:
+def divided(seeds: Sequence[int], workers: Workers) -> list[Sequence[int]]:
+    """The seeds in order, in one block for each worker."""
     share = math.ceil(len(seeds) / workers.count)
     return [seeds[i : i + share] for i in range(0, len(seeds), share)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pops.envs import EnvSource
-from pops.evaluate import EpisodeTable, EvalResult, join
+from pops.evaluate import EpisodeTable, EvalResult, divided, join
 from pops.frames import Stacks, States, join_states
 from pops.policy import NumpyPolicy
 from pops.spec import Array, DiscreteActions, FloatArray, Policy, PolicySpec
@@ -48,8 +48,7 @@ def evaluate_sampling(
     policy: Policy, sampler: Sampler, env: EnvSource, seeds: Sequence[int], workers: Workers
 ) -> EvalResult:
     """`play_sampling` with the episodes divided among processes; the same result."""
-    share = -(-len(seeds) // workers.count)
-    blocks = [tuple(seeds[i : i + share]) for i in range(0, len(seeds), share)]
+    blocks = divided(seeds, workers)
     return join(workers.map(play_sampling, [(policy, sampler, env, block) for block in blocks]))
 
 
@@ -88,7 +87,7 @@ class _Walk:
         return -(-self.states // SIDE_BY_SIDE)
 
     @property
-    def is_short(self) -> bool:
+    def is_excerpt(self) -> bool:
         """Whether what is visited is much less than an episode."""
         return self.episode_steps > 2 * self.run
 
@@ -109,7 +108,7 @@ class _Walker:
         self._rng = np.random.default_rng((walk.seeds[0], 3))
         self._table = EpisodeTable(walk.env, walk.seeds, SIDE_BY_SIDE)
         self._waits = np.zeros(SIDE_BY_SIDE, np.int64)
-        if walk.is_short:
+        if walk.is_excerpt:
             # A random part passes first, so that long episodes are seen at every age.
             self._waits = self._rng.integers(0, walk.episode_steps - walk.run + 1, SIDE_BY_SIDE)
 
@@ -261,6 +260,13 @@ class Rollout:
 
     Where what a round visits is much less than an episode, the next round goes on with the
     episodes of the last: their random part passes once, not in every round.
+
+    Args:
+        teacher: labels the states, and acts in its share of them.
+        env: where.
+        states: how many a round visits.
+        sampler: samples the teacher's actions; None for deterministic ones.
+        episode_steps: how long an episode usually is; 0 begins every round anew.
     """
 
     def __init__(
@@ -277,14 +283,27 @@ class Rollout:
     def collect(
         self, student: Policy | None, teacher_share: float, first_seed: int
     ) -> tuple[States, FloatArray]:
-        """States (states, *observation_shape) and the teacher's outputs (states, n_outputs)."""
+        """Visit one round's states with a mixture of teacher and student (DAgger).
+
+        Args:
+            student: acts where the teacher does not; None for the teacher alone.
+            teacher_share: in [0, 1], how likely the teacher acts in a state.
+            first_seed: episodes that begin anew are seeded from here on.
+
+        Returns:
+            (states, *observation_shape), images as `Stacks`, and the teacher's outputs for
+            them (states, n_outputs).
+
+        Raises:
+            EnvironmentFailure: if the environment raises or returns NaN; with seed and step.
+        """
         walk = dataclasses.replace(
             self._walk, student=student, teacher_share=teacher_share, seeds=(first_seed,)
         )
         parts = []
         for index, part in enumerate(walk.parts()):
             walker = self._walkers[index]
-            if walker is None or not (part.is_short and len(walker)):
+            if walker is None or not (part.is_excerpt and len(walker)):
                 if walker is not None:
                     walker.close()
                 walker = self._walkers[index] = _Walker(part)

@@ -32,13 +32,14 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pops.arch import Conv, NetArch
-from pops.artifact import atomic_path, save_policy, write_arrays, write_json
+from pops.artifact import atomic_path, read_arrays, save_policy, write_arrays, write_json
 from pops.envs import make_env
 from pops.evaluate import evaluate
 from pops.network import PolicyNetwork, biases, to_torch
 from pops.policy import NumpyPolicy
 from pops.spec import DiscreteActions, EnvSpec, FloatArray, Normaliser, PolicySpec
 from pops.weights import initialise
+from pops.workers import available_cores
 
 STICKY = {"repeat_action_probability": 0.25}
 FRAMES = 4
@@ -255,98 +256,106 @@ def main() -> None:
     train(parser.parse_args())
 
 
-def train(args: argparse.Namespace) -> None:
-    """DAgger: a round is collected while the network learns from the rounds before it."""
-    torch.set_num_threads(args.threads)
-    game, out = PLAYED[args.game], Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    network = to_torch(game.arch(), initialise(game.arch(), args.seed))
-    if args.start is not None:
-        load_start(network, args.start)
-    network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=1e-4)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
-    lessons, first, seconds = Lessons(game.temperature), 0, 0.0
-    checkpoint = out / "checkpoint.pt"
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        first, seconds = saved["round"], saved["seconds"]
-        network.load_state_dict(saved["network"])
-        average.load_state_dict(saved["average"])
-        optimizer.load_state_dict(saved["optimizer"])
-        for index in range(first):
-            with np.load(out / f"round-{index}.npz", allow_pickle=False) as data:
-                lessons.add({name: data[name] for name in data.files})
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    child = multiprocessing.get_context("spawn").Process(
-        target=_collector_process,
-        args=(there, args.game, args.seed * 1_000_000 + first * 10_000),
-        daemon=True,
-    )
-    child.start()
-    for turn in range(first, args.rounds):
-        started = time.process_time()
-        share = 0.5**turn if args.start is None else 0.0
-        played = average.module.state_dict()
-        here.send(({k: v.numpy() for k, v in played.items()}, args.steps, share))
-        rng = np.random.default_rng((args.seed, 1, turn))
-        loss = math.nan
-        if len(lessons):
-            loss = learn(network, average, optimizer, lessons, rng, args, turn)
-        part = here.recv()
-        write_arrays(out / f"round-{turn}.npz", part)
-        lessons.add(part)
-        seconds += time.process_time() - started
-        with atomic_path(checkpoint) as beside:
+class Pupil:
+    """The network that learns, the average of its weights that plays, and where they stand."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        arch = PLAYED[args.game].arch()
+        self._args = args
+        self._checkpoint = args.out / "checkpoint.pt"
+        self._network = to_torch(arch, initialise(arch, args.seed))
+        if args.start is not None:
+            load_start(self._network, args.start)
+        self._network.to(memory_format=torch.channels_last)
+        self._average = AveragedModel(self._network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=args.learning_rate, weight_decay=1e-4
+        )
+        self.rounds, self.seconds = 0, 0.0
+        if self._checkpoint.is_file():
+            saved = torch.load(self._checkpoint, weights_only=True)
+            self.rounds, self.seconds = saved["round"], saved["seconds"]
+            self._network.load_state_dict(saved["network"])
+            self._average.load_state_dict(saved["average"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+
+    @property
+    def player(self) -> PolicyNetwork:
+        """The network that plays."""
+        return self._average.module
+
+    def save(self) -> None:
+        """One more round is done."""
+        self.rounds += 1
+        with atomic_path(self._checkpoint) as beside:
             torch.save(
                 {
-                    "round": turn + 1,
-                    "seconds": seconds,
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "round": self.rounds,
+                    "seconds": self.seconds,
+                    "network": self._network.state_dict(),
+                    "average": self._average.state_dict(),
+                    "optimizer": self._optimizer.state_dict(),
                 },
                 beside,
             )
-        scores = [part["finished"][part["finished"][:, 0] == k, 1] for k in (0, 1)]
-        shown = ["-" if not len(s) else f"{s.mean():.1f} ({len(s)})" for s in scores]
+
+    def learn(self, lessons: Lessons) -> float:
+        """Updates on random states of all rounds; the mean loss of the last hundred."""
+        args = self._args
+        rng = np.random.default_rng((args.seed, 1, self.rounds))
+        # Constant for three tenths of the rounds, then a cosine.
+        falling = max(0.0, self.rounds / args.rounds - 0.3) / 0.7
+        rate = args.learning_rate * 0.5 * (1 + math.cos(math.pi * falling))
+        self._optimizer.param_groups[0]["lr"] = max(rate, 0.02 * args.learning_rate)
+        losses = []
+        for _ in range(args.updates):
+            inputs, labels = lessons.batch(rng, BATCH)
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = self._network(inputs)
+            loss = nn.functional.cross_entropy(outputs.float(), labels)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+            self._average.update_parameters(self._network)
+            losses.append(float(loss.detach()))
+        return float(np.mean(losses[-100:]))
+
+
+def train(args: argparse.Namespace) -> None:
+    """DAgger: a round is collected while the network learns from the rounds before it."""
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    pupil, lessons = Pupil(args), Lessons(PLAYED[args.game].temperature)
+    for index in range(pupil.rounds):
+        lessons.add(read_arrays(args.out / f"round-{index}.npz"))
+    processes = multiprocessing.get_context("spawn")
+    here, there = processes.Pipe()
+    seed = args.seed * 1_000_000 + pupil.rounds * 10_000
+    processes.Process(target=_collector_process, args=(there, args.game, seed), daemon=True).start()
+    while pupil.rounds < args.rounds:
+        started, turn = time.process_time(), pupil.rounds
+        share = 0.5**turn if args.start is None else 0.0
+        played = {k: v.numpy() for k, v in pupil.player.state_dict().items()}
+        here.send((played, args.steps, share))
+        loss = pupil.learn(lessons) if len(lessons) else math.nan
+        part = here.recv()
+        write_arrays(args.out / f"round-{turn}.npz", part)
+        lessons.add(part)
+        pupil.seconds += time.process_time() - started
+        pupil.save()
         print(
-            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, returns {shown[0]} plain, "
-            f"{shown[1]} sticky",
+            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, returns "
+            f"{_mean_return(part, 0)} plain, {_mean_return(part, 1)} sticky",
             flush=True,
         )
     here.send(None)
-    finish(average.module, args, len(lessons), seconds)
+    finish(pupil.player, args, len(lessons), pupil.seconds)
 
 
-def learn(
-    network: PolicyNetwork,
-    average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
-    lessons: Lessons,
-    rng: np.random.Generator,
-    args: argparse.Namespace,
-    turn: int,
-) -> float:
-    """Gradient updates on random states of all rounds; the mean loss of the last hundred."""
-    rate = (
-        args.learning_rate
-        * 0.5
-        * (1 + math.cos(math.pi * max(0.0, turn / args.rounds - 0.3) / 0.7))
-    )
-    optimizer.param_groups[0]["lr"] = float(max(rate, 0.02 * args.learning_rate))
-    losses = []
-    for _ in range(args.updates):
-        inputs, labels = lessons.batch(rng, BATCH)
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = network(inputs)
-        loss = nn.functional.cross_entropy(outputs.float(), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(network)
-        losses.append(float(loss.detach()))
-    return float(np.mean(losses[-100:]))
+def _mean_return(part: dict[str, Any], sticky: int) -> str:
+    """Of the games of one kind that ended in a round, with their number."""
+    returns = part["finished"][part["finished"][:, 0] == sticky, 1]
+    return f"{returns.mean():.1f} ({len(returns)})" if len(returns) else "-"
 
 
 def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, seconds: float) -> None:
@@ -358,7 +367,7 @@ def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, second
     results = {}
     for name, kwargs in (("sticky", STICKY), ("no_op", {})):
         env = EnvSpec(spec.env.id, kwargs, spec.env.wrappers, spec.env.frame_stack)
-        result = evaluate(policy, env, range(10_000, 10_000 + args.games), workers=2)
+        result = evaluate(policy, env, range(10_000, 10_000 + args.games), available_cores())
         results[name] = result.to_json(policy.arch.num_parameters)
     facts = {
         "method": "imitation (DAgger) of a scripted player that reads the emulator's memory",

@@ -86,12 +86,8 @@ class ScriptedPong:
         memory = ale.getRAM()
         return self.values(tuple(int(memory[place]) for place in MEMORY))
 
-    def act(self, memory: tuple[int, ...]) -> int:
-        """The best action for the bytes at `MEMORY`: 0 for none, 1 for up, 2 for down."""
-        return int(np.argmax(self.values(memory)))
-
     def values(self, memory: tuple[int, ...]) -> Array:
-        """(3,) what the game is worth after each action, between losing and winning the point."""
+        """(3,) what doing nothing, up and down is worth, between losing and winning the point."""
         x, y, paddle = map(float, memory)
         last, self._last = self._last, (x, y)
         if last is None:
