@@ -19,6 +19,7 @@ import numpy as np
 
 from pops.envs import EnvSource, make_env, reset_is_like_new, sample_action
 from pops.errors import EnvironmentFailure
+from pops.metered import report_steps
 from pops.spec import Array, EnvSpec, Policy
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ class EpisodeTable:
         """Take one action in each running episode, in the order of `observations`."""
         discrete = getattr(self.action_space, "n", None) is not None
         finished = []
+        report_steps(len(self._envs))
         for place, env in enumerate(self._envs):
             episode = self._episodes[place]
             action = int(actions[place]) if discrete else actions[place]

@@ -18,6 +18,7 @@ from pops.config import CompressConfig
 from pops.evaluate import evaluate
 from pops.gate import Verdict
 from pops.journal import StageResult
+from pops.metered import metered
 from pops.policy import NumpyPolicy
 from pops.rollout import calibration_states, collect
 from pops.seeds import screening_seeds, training_block
@@ -68,20 +69,22 @@ def write_run(
         save_policy(
             root / "teacher.safetensors", state.origin.policy, _json_ready(state.origin.facts)
         )
-    states = collect(
-        student,
-        None,
-        state.env,
-        teacher_share=1.0,
-        states=calibration_states(student.spec),
-        first_seed=training_block(state.config.seed, "calibration"),
-        workers=state.workers,
-        episode_steps=state.episode_steps,
-    )
+    with metered() as calibration:
+        states = collect(
+            student,
+            None,
+            state.env,
+            teacher_share=1.0,
+            states=calibration_states(student.spec),
+            first_seed=training_block(state.config.seed, "calibration"),
+            workers=state.workers,
+            episode_steps=state.episode_steps,
+        )
     write_arrays(root / "states.npz", {"observations": np.asarray(states)})
     ladder = _write_ladder(state)
-    manifest = _manifest(state, selection, verdict, ladder, requested)
     beside = _play_beside(state, student)
+    manifest = _manifest(state, selection, verdict, ladder, requested)
+    manifest["environment_steps"] = state.journal.environment_steps + calibration.steps
     if beside is not None:
         manifest["evaluation"]["beside"] = beside
     manifest["seconds"] = round(seconds, 3)
@@ -186,7 +189,6 @@ def _manifest(
         },
         "env": dataclasses.asdict(env) if isinstance(env, EnvSpec) else None,
         "temperature": state.lesson.temperature,
-        "environment_steps": state.environment_steps,
         "config": requested.to_json(),
         "seed": requested.seed,
         "versions": versions(),

@@ -30,9 +30,10 @@ from pops.artifact import (
 )
 from pops.errors import ArtifactError, UsageError
 from pops.frames import STACKS_FIELDS, Stacks, States, open_stacks, write_stacks
+from pops.metered import with_steps
 from pops.policy import NumpyPolicy
 
-JOURNAL_FORMAT = "pops-journal-1"
+JOURNAL_FORMAT = "pops-journal-2"
 _FAMILY = "pops-journal-"
 _UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}$")
 """Names that `atomic_path` gives to files on their way."""
@@ -65,6 +66,7 @@ class Journal:
                 configuration differs, or the folder holds something else.
         """
         self.root = root
+        self._steps: dict[str, int] = {}
         config = json.loads(json.dumps({"format": JOURNAL_FORMAT, **config}))
         if resume and overwrite:
             raise UsageError("Found both --resume and --overwrite; give one of them.")
@@ -109,16 +111,24 @@ class Journal:
     def stage(self, name: str, make: Callable[[], StageResult]) -> StageResult:
         """The result of stage `name`: from disk if it was finished, otherwise made and kept.
 
-        `facts["seconds"]` tells how long it took when it was made.
+        `facts["seconds"]` tells how long it took when it was made, `facts["environment_steps"]`
+        how many steps it played.
         """
         folder = self.root / name
-        if folder.is_dir():
-            return _read(folder)
-        started = time.perf_counter()
-        result = make()
-        facts = {**result.facts, "seconds": round(time.perf_counter() - started, 3)}
-        _write(folder, StageResult(facts, result.policies, result.arrays))
-        return _read(folder)
+        if not folder.is_dir():
+            started = time.perf_counter()
+            result, steps = with_steps(make)
+            seconds = round(time.perf_counter() - started, 3)
+            facts = {**result.facts, "seconds": seconds, "environment_steps": steps}
+            _write(folder, StageResult(facts, result.policies, result.arrays))
+        finished = _read(folder)
+        self._steps[name] = finished.facts["environment_steps"]
+        return finished
+
+    @property
+    def environment_steps(self) -> int:
+        """Steps that the stages asked for so far have played, each stage once."""
+        return sum(self._steps.values())
 
 
 def _is_visible(path: Path) -> bool:

@@ -59,7 +59,6 @@ class State:
     iterations: list[dict[str, Any]] = field(default_factory=list)
     ladder: list[Candidate] = field(default_factory=list)
     """Every size that was tried, with its screening return."""
-    environment_steps: int = 0
     played: dict[str, int] = field(default_factory=dict)
     """Validations and confirmations so far, which number their stages."""
     polish_helps: bool = True
@@ -129,7 +128,6 @@ def measure_teacher(state: State) -> None:
         objective=teacher.mean - allowed,
         seeds=tuple(screening_seeds(seed, state.config.prune.guard_episodes)),
     )
-    state.environment_steps += int(teacher.lengths.sum() + random.lengths.sum())
     state.tracker.say(
         f"teacher {state.origin.arch} ({state.origin.arch.num_parameters:,} parameters) returns "
         f"{teacher.mean:.2f} ± {teacher.std:.2f}, random actions {random.mean:.2f}; "
@@ -225,7 +223,6 @@ def _remember(state: State, arrays: Any) -> None:
     """Keep states that a stage visited: all data is kept."""
     if "inputs" in arrays and len(arrays["labels"]):
         state.buffer.extend(arrays["inputs"], arrays["labels"])
-        state.environment_steps += len(arrays["labels"])
 
 
 def prune_stage(state: State, iteration: int) -> NumpyPolicy:

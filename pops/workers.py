@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
 from pops.errors import PopsError
+from pops.metered import report_steps, with_steps
 
 T = TypeVar("T")
 
@@ -111,8 +112,10 @@ class Workers:
                     self._executor = ProcessPoolExecutor(
                         self.count, initializer=_start_worker, initargs=(os.getpid(),)
                     )
-                futures = [self._executor.submit(function, *task) for task in tasks]
-            return [future.result() for future in futures]
+                futures = [self._executor.submit(with_steps, function, *task) for task in tasks]
+            done = [future.result() for future in futures]
+            report_steps(sum(steps for _, steps in done))
+            return [result for result, _ in done]
         except TerminatedWorkerError as error:
             raise PopsError(
                 "A worker process died, most likely because memory ran out. "
