@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from core_cases import cartpole_teacher
 from rich.console import Console
 
-from pops.artifact import load_policy, read_json
+from pops.artifact import load_policy, read_json, save_policy
+from pops.errors import UsageError
 from pops.evaluate import evaluate
+from pops.policy import NumpyPolicy
 from pops.spec import EnvSpec
 from pops.teacher.load import load_teacher
 from pops.train.config import TrainConfig
@@ -239,3 +242,62 @@ def test_images_are_trained_on_with_convolutions(tmp_path: Path) -> None:
     model = PPO.load(tmp_path / "model.zip", device="cpu")
     expected, _ = model.predict(observations, deterministic=True)
     assert policy.act(observations).tolist() == expected.tolist()
+
+
+def test_a_training_begins_with_a_policy_and_never_keeps_worse(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"algo": "ppo", "eval_every": 2048, "n_envs": 8}
+    first = train(config(tmp_path / "first", objective=100.0, **changes))
+    good, _ = load_policy(first.path)
+    later = train(
+        config(tmp_path / "later", start=first.path, timesteps=4096, objective=501.0, **changes)
+    )
+    history = later.manifest["history"]
+    assert [entry["timesteps"] for entry in history] == [0, 2048, 4096]
+    # The critic alone learned in the first segment: the policy plays as it did.
+    assert history[0] == {**history[1], "timesteps": 0}
+    assert history[2] != {**history[1], "timesteps": 4096}
+    kept, _ = load_policy(later.path)
+    best = max(history, key=lambda entry: entry["mean"])
+    assert later.manifest["timesteps"] == best["timesteps"]
+    same = all(np.array_equal(a, b) for a, b in zip(_flat(kept), _flat(good)))
+    assert same == (best["timesteps"] < 4096)
+
+
+def _flat(policy: NumpyPolicy) -> list[Any]:
+    return [part for pair in policy.parameters for part in pair]
+
+
+def test_a_convolutional_policy_is_begun_with_too(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "env": "train_envs:PopsImage-v0",
+        "algo": "ppo",
+        "timesteps": 64,
+        "eval_every": 64,
+        "n_envs": 1,
+        "net_arch": (8,),
+        "eval_episodes": 1,
+        "final_episodes": 1,
+    }
+    first = train(config(tmp_path / "first", **changes))
+    later = train(config(tmp_path / "later", start=first.path, seed=1, **changes))
+    images = np.random.default_rng(0).integers(0, 256, (20, 36, 36, 1), np.uint8)
+    outputs = [load_policy(result.path)[0].outputs(images) for result in (first, later)]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algo": "dqn"}, "expected --algo ppo or a2c"),
+        ({"net_arch": (16,)}, "the training builds"),
+        ({"start": Path("nothing.zip")}, "which is not a file"),
+    ],
+)
+def test_a_start_that_does_not_fit_leaves_nothing(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    start = tmp_path / "start.safetensors"
+    save_policy(start, cartpole_teacher())
+    with pytest.raises(UsageError, match=message):
+        train(config(tmp_path / "t", **{"algo": "ppo", "start": start, **changes}))
+    assert not (tmp_path / "t").exists()

@@ -25,6 +25,8 @@ class TrainConfig:
     """Algorithm; unset takes the one that the preset table has for this environment."""
     preset: PresetName = "default"
     """Network sizes: 'paper' for those of the PoPS paper, 'default' for the usual ones."""
+    start: Optional[Path] = None
+    """A policy to begin with, any file that `pops info` reads; for ppo and a2c."""
     timesteps: Optional[int] = None
     """Environment steps at most; unset takes the preset's."""
     seed: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from pops.train.config import TrainConfig
 from pops.train.folder import TRAIN_FORMAT, TrainFolder
 from pops.train.model import build_model, check_finite, policy_of, zip_bytes
 from pops.train.plan import Plan, make_plan
+from pops.train.start import begin_with, critic_alone
 from pops.train.view import View, resume_command
 from pops.workers import available_cores
 
@@ -74,6 +75,8 @@ def train(config: TrainConfig) -> TrainResult:
     with _threads(threads), View(plan, quiet=config.quiet) as view:
         model = build_model(plan, config.device)
         try:
+            if config.start is not None:
+                begin_with(model, config.start, plan)
             folder = TrainFolder(config.out, plan, resume=config.resume, overwrite=config.overwrite)
             return _Session(plan, folder, model, view).run()
         except KeyboardInterrupt as stop:
@@ -102,6 +105,8 @@ class _Session:
         _log_to(model, folder.tensorboard)
 
     def run(self) -> TrainResult:
+        if self.plan.start_sha256 is not None and not self.progress.history:
+            self._evaluate()  # what training makes worse is not kept
         while not self._met() and self.model.num_timesteps < self.plan.timesteps:
             started = time.perf_counter()
             self._learn()
@@ -121,8 +126,10 @@ class _Session:
         model.env.seed(training_block(self.plan.seed, "train", segment))
         model._last_obs = None  # learn() then resets the environments
         steps = min(self.plan.eval_every, self.plan.timesteps - model.num_timesteps)
+        continued = self.plan.start_sha256 is not None and segment == 0
         try:
-            model.learn(steps, callback=self.view.callback(), reset_num_timesteps=False)
+            with critic_alone(model) if continued else nullcontext():
+                model.learn(steps, callback=self.view.callback(), reset_num_timesteps=False)
         except (EOFError, ConnectionError) as error:
             raise EnvironmentFailure(
                 f"A process that steps {self.plan.env.id} ended at step {model.num_timesteps:,}; "

@@ -104,13 +104,16 @@ def build_model(plan: Plan, device: str) -> Any:
     image = is_image_space(env.observation_space)
     set_random_seed(derive(plan.seed, "initial weights"))
     try:
-        return Budgeted(
+        model = Budgeted(
             "CnnPolicy" if image else "MlpPolicy",
             env,
             policy_kwargs={"net_arch": list(plan.widths), "activation_fn": activation},
             device=_device(device),
             **plan.preset.hyperparameters,
         )
+        if image:  # an update of NatureCNN takes a fifth less time on a CPU (AVX2) like this
+            model.policy.to(memory_format=torch.channels_last)
+        return model
     except (RuntimeError, ValueError, AssertionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
+from pops.artifact import sha256_file
 from pops.envs import make_env
 from pops.errors import UsageError
 from pops.spec import EnvSpec
@@ -38,6 +40,8 @@ class Plan:
     final_episodes: int
     objective: float | None
     seed: int
+    start_sha256: str | None = None
+    """Of the policy that the training begins with, if it does not begin from nothing."""
 
     @property
     def training_env(self) -> EnvSpec:
@@ -102,7 +106,14 @@ def make_plan(config: TrainConfig) -> Plan:
         final_episodes=config.final_episodes,
         objective=objective,
         seed=config.seed,
+        start_sha256=None if config.start is None else _hash_of(config.start),
     )
+
+
+def _hash_of(start: Path) -> str:
+    if not start.is_file():
+        raise UsageError(f"Found --start {start}, which is not a file; expected a policy's file.")
+    return sha256_file(start)
 
 
 def _check_numbers(config: TrainConfig) -> None:
