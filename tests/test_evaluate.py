@@ -14,6 +14,7 @@ from core_cases import (
     random_policy,
     steer_teacher,
 )
+from core_envs import Steer
 
 from pops.arch import NetArch
 from pops.envs import make_env
@@ -143,6 +144,33 @@ def test_an_environment_that_misbehaves_is_named_with_seed_and_step(name, what, 
     text = str(caught.value)
     assert f"{name}-v0 {what}" in text
     assert f"seed 77, step {step})" in text
+
+
+@pytest.mark.parametrize("size", [3, 40])
+@pytest.mark.parametrize(
+    ("values", "is_finite"),
+    [
+        ((1e308, 1e308), True),  # their sum is not
+        ((np.inf, -np.inf), False),
+        ((np.nan, 0.0), False),
+    ],
+)
+def test_every_number_of_an_observation_is_looked_at(size, values, is_finite):
+    class Shows(Steer):
+        def observation(self):
+            shown = np.zeros(size)
+            shown[: len(values)] = values
+            return shown
+
+    class Idle:
+        def act(self, observations):
+            return np.ones(len(observations), np.int64)
+
+    if is_finite:
+        assert play(Idle(), Shows, [0]).lengths.tolist() == [Steer.STEPS]
+    else:
+        with pytest.raises(EnvironmentFailure, match="an observation that is not finite"):
+            play(Idle(), Shows, [0])
 
 
 def test_successes_are_counted_where_the_environment_reports_them():
