@@ -6,12 +6,12 @@ import onnxruntime
 import pytest
 from export_cases import CASES, cartpole_policy, onnx_files, random_policy
 
-from pops.arch import NetArch
+from pops.arch import Conv, NetArch
 from pops.policy import NumpyPolicy
-from pops.spec import DiscreteActions, PolicySpec
+from pops.spec import DiscreteActions, Normaliser, PolicySpec
 from pops_export.bound import output_bound
 from pops_export.chatter import to_log
-from pops_export.onnx_file import quantise_onnx, write_onnx
+from pops_export.onnx_file import onnx_observations, quantise_onnx, write_onnx
 from pops_export.runtimes import OnnxPolicy
 from pops_export.stage import for_integers, plain
 
@@ -58,7 +58,7 @@ def test_int8_is_static_per_channel_and_close(files, name):
     kinds = [node.op_type for node in model.graph.node]
     layers = len(policy.arch.layers())
     assert kinds.count("QuantizeLinear") >= layers
-    weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    weights = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.UINT8]
     matrices = [t for t in weights if len(t.dims) > 1]
     assert len(matrices) == layers
     scales = {t.name: t for t in model.graph.initializer}
@@ -71,6 +71,47 @@ def test_int8_is_static_per_channel_and_close(files, name):
     if isinstance(policy.spec.actions, DiscreteActions):
         reference = reference - reference.mean(1, keepdims=True)
     assert np.abs(outputs - reference).max() < 0.05 * np.ptp(reference)
+
+
+def test_products_are_added_without_saturation_on_any_processor(tmp_path):
+    """Signed weights and AVX2 without VNNI: sums of two products stuck at 32,767."""
+    spec = PolicySpec(
+        (12, 12, 4),
+        DiscreteActions(2),
+        "logits",
+        "uint8",
+        channels_last=True,
+        normaliser=Normaliser((0.0,), (255.0,)),
+    )
+    arch = NetArch((4, 12, 12), 2, convs=(Conv(4, 8, 4),))
+    rng = np.random.default_rng(0)
+    parameters = [
+        (rng.uniform(0.9, 1.0, layer.weight).astype(np.float32), np.zeros(layer.weight[0], "f4"))
+        for layer in arch.layers()
+    ]
+    policy = NumpyPolicy(spec, arch, parameters)
+    states = rng.integers(0, 256, (200, 12, 12, 4)).astype(np.uint8)
+    states[:4] = 255
+    path = tmp_path / "q.onnx"
+    with to_log(tmp_path / "log"):
+        quantise_onnx(plain(policy), path, states, tmp_path)
+    model = onnx.load(path)
+    points = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
+    points = [p for p, t in zip(points, model.graph.initializer) if "weight_zero_point" in t.name]
+    assert [p.dtype for p in points] == [np.uint8, np.uint8]
+    assert set(np.concatenate(points).tolist()) <= {127, 128}
+    outputs = {}
+    for level in ("ORT_ENABLE_ALL", "ORT_DISABLE_ALL"):  # integer kernels, and float ones
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        inputs = {"observation": onnx_observations(spec, states)}
+        outputs[level] = session.run(["outputs"], inputs)[0]
+    step = np.ptp(outputs["ORT_DISABLE_ALL"]) / 255
+    difference = np.abs(outputs["ORT_ENABLE_ALL"] - outputs["ORT_DISABLE_ALL"]).max()
+    assert difference <= 1.01 * step
+    largest = np.abs(policy.outputs(states)).max()
+    assert np.abs(outputs["ORT_ENABLE_ALL"] - policy.outputs(states)).max() < 0.02 * largest
 
 
 def test_selected_inputs_and_discrete_observations(tmp_path):

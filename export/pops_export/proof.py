@@ -11,7 +11,7 @@ import numpy as np
 from pops.errors import ArtifactError
 from pops.policy import NumpyPolicy
 from pops.spec import Array, DiscreteActions, Policy
-from pops_export.bound import action_bound, output_bound, undecided
+from pops_export.bound import action_bound, output_bound, rounding_factor, undecided
 from pops_export.runtimes import LiteRtPolicy, OnnxPolicy
 
 OBSERVATIONS = 10_000
@@ -103,7 +103,7 @@ def prove_file(key: str, file: Policy, policy: NumpyPolicy, seen: Observations) 
         "observations": len(observations),
         "visited": len(seen.visited),
         "random": len(seen.random),
-        "bound": "8*u*B + T",
+        "bound": f"{rounding_factor(policy.arch):g}*u*B + T",
         "largest_share_of_bound": float(share.max()),
         "largest_difference": float(np.abs(outputs - reference).max()),
         "outside_bound": outside,
