@@ -20,9 +20,10 @@ from pops.artifact import (
 from pops.errors import ArtifactError, UsageError
 from pops.evaluate import EvalResult, evaluate
 from pops.gate import Verdict, judge, margin
+from pops.metered import metered
 from pops.pipeline import CompressResult
 from pops.policy import NumpyPolicy
-from pops.rollout import Sampler, calibration_states, collect, play_sampling
+from pops.rollout import Sampler, calibration_states, collect, evaluate_sampling
 from pops.seeds import random_seeds, training_block
 from pops.spec import EnvSpec
 from pops.workers import Workers, available_cores
@@ -64,7 +65,7 @@ def pick(
     policy, _ = load_policy(original.path / rung["file"])
     env = EnvSpec(**{**manifest["env"], "wrappers": tuple(manifest["env"]["wrappers"])})
     target = _destination(original.path, rung["num_parameters"], out, overwrite)
-    with Workers(workers or available_cores()) as pool:
+    with Workers(workers or available_cores()) as pool, metered() as played:
         look, verdict, results = _gate(original, policy, env, manifest, pool)
         states = collect(
             policy,
@@ -87,6 +88,7 @@ def pick(
     write_arrays(target / "states.npz", {"observations": np.asarray(states)})
     picked = _manifest(manifest, rung, verdict, results)
     picked["student"]["sha256"] = sha256_file(target / "student.safetensors")
+    picked["environment_steps"] += played.steps
     picked["picked_from"] = {"run": str(run), "max_params": max_params}
     write_json(target / "manifest.json", picked)
     return CompressResult(target, picked, policy, verdict)
@@ -150,9 +152,8 @@ def _play_teacher(run: Run, env: EnvSpec, seeds: range, pool: Workers) -> EvalRe
     policy, facts = load_policy(run.path / "teacher.safetensors")
     if not run.manifest["config"]["stochastic"]:
         return evaluate(policy, env, seeds, pool)
-    return play_sampling(
-        policy, Sampler(policy.spec, tuple(facts.get("log_std") or ())), env, seeds
-    )
+    sampler = Sampler(policy.spec, tuple(facts.get("log_std") or ()))
+    return evaluate_sampling(policy, sampler, env, seeds, pool)
 
 
 def random_level(evaluation: dict[str, Any]) -> EvalResult:

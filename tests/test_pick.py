@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from core_cases import STEER, run_pops, steer_teacher, tiny
+from core_envs import Steer
 
 import pops
 from pops.artifact import Run
@@ -47,6 +48,8 @@ def test_the_best_rung_within_the_budget_is_gated_on_a_fresh_block(run):
     assert after["gate"]["next_seed"] == look["seed"] + 20
     assert result.manifest["verdict"]["passed"] == look["passed"]
     assert result.manifest["picked_from"] == {"run": str(run), "max_params": budget}
+    played = result.manifest["environment_steps"] - before["environment_steps"]
+    assert played == 2 * 20 * Steer.STEPS + 4000
     picked = Run(result.path)
     assert picked.student.arch.num_parameters == chosen
     assert picked.states().shape == (4000, 3)
