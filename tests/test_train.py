@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core_cases import cartpole_teacher
+from core_cases import cartpole_teacher, random_policy
 from rich.console import Console
 
+from pops.arch import NetArch
 from pops.artifact import load_policy, read_json, save_policy
 from pops.errors import UsageError
 from pops.evaluate import evaluate
 from pops.policy import NumpyPolicy
-from pops.spec import EnvSpec
+from pops.spec import ContinuousActions, EnvSpec, PolicySpec
 from pops.teacher.load import load_teacher
 from pops.train.config import TrainConfig
 from pops.train.loop import Interrupted, train
@@ -300,4 +301,14 @@ def test_a_start_that_does_not_fit_leaves_nothing(
     save_policy(start, cartpole_teacher())
     with pytest.raises(UsageError, match=message):
         train(config(tmp_path / "t", **{"algo": "ppo", "start": start, **changes}))
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_start_that_squashes_its_actions_is_refused(tmp_path: Path) -> None:
+    """SAC's actor puts tanh behind the layers that PPO's has; copied it would play differently."""
+    spec = PolicySpec((3,), ContinuousActions((-2.0,), (2.0,), "tanh"), "mean")
+    start = tmp_path / "start.safetensors"
+    save_policy(start, random_policy(NetArch((3,), 1, (64, 64), ("tanh", "tanh")), spec))
+    with pytest.raises(UsageError, match="it would play differently"):
+        train(config(tmp_path / "t", env="Pendulum-v1", algo="ppo", net_arch=(64, 64), start=start))
     assert not (tmp_path / "t").exists()

@@ -51,6 +51,12 @@ def _check_alike(found: NumpyPolicy, wanted: NumpyPolicy, start: Path) -> None:
             f"{start} holds a policy that normalises its observations, which training does not. "
             "Normalise them with a --wrapper, and begin with a policy that was trained so."
         )
+    if found.spec.actions != wanted.spec.actions:
+        raise UsageError(
+            f"{start} holds a policy with the actions {found.spec.actions}, but the training "
+            f"builds one with {wanted.spec.actions}: copied, it would play differently. Begin "
+            "with a policy of ppo or a2c."
+        )
 
 
 def _copy(found: NumpyPolicy, policy: Any) -> None:

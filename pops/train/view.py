@@ -72,17 +72,8 @@ def resume_command(config: TrainConfig) -> str:
     words = ["pops", "train", "--env", config.env, "--out", str(config.out)]
     defaults = TrainConfig(env=config.env, out=config.out)
     for name in (
-        *(
-            "algo",
-            "preset",
-            "start",
-            "timesteps",
-            "seed",
-            "device",
-            "n_envs",
-            "net_arch",
-            "objective",
-        ),
+        *("algo", "preset", "start", "timesteps", "seed"),
+        *("device", "n_envs", "net_arch", "objective"),
         *("eval_episodes", "final_episodes", "eval_every", "env_kwargs", "wrapper"),
     ):
         value = getattr(config, name)
