@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -248,40 +247,3 @@ def test_training_on_pixels_resumes_with_the_same_bytes(tmp_path, monkeypatch):
     assert plan["training_wrappers"][0] == "pops.atari:EpisodePerLife"
     played = evaluate(load_teacher(whole.path).policy, policy.spec.env, range(2))
     assert len(played.returns) == 2
-
-
-@pytest.mark.slow
-def test_the_scripted_player_wins(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "zoo"))
-    from scripted_pong import MEMORY, ScriptedPong
-
-    env, script, total = make_env(PONG.variant()), ScriptedPong(), 0.0
-    env.reset(seed=0)
-    for _ in range(2600):
-        values = script.values(tuple(env.unwrapped.ale.getRAM()[list(MEMORY)]))
-        script.acted(int(np.argmax(values)))
-        _, reward, terminated, _, _ = env.step(int(np.argmax(values)))
-        total += reward
-        if terminated:
-            break
-    assert terminated
-    assert total == 21.0
-
-
-@pytest.mark.slow
-def test_the_scripted_player_of_ms_pacman_clears_a_maze(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "zoo"))
-    from scripted_mspacman import ScriptedMsPacman
-
-    wrappers = ("pops.atari:AtariFrames", "pops.atari:OnlyActions,keep=UP+RIGHT+LEFT+DOWN")
-    env = make_env(EnvSpec("MsPacmanNoFrameskip-v4", {}, wrappers))
-    script, total, terminated = ScriptedMsPacman(), 0.0, False
-    env.reset(seed=100)
-    while not terminated:
-        values = script.look(env.unwrapped.ale)
-        assert values.shape == (4,)
-        assert np.isfinite(values).all()
-        script.acted(int(np.argmax(values)))
-        _, reward, terminated, _, _ = env.step(int(np.argmax(values)))
-        total += reward
-    assert total > 2000

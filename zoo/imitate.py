@@ -1,8 +1,9 @@
 """Train the zoo's Atari teachers by imitation (DAgger), faster than by reward on a small machine.
 
-A network on pixels plays; a scripted player that reads the emulator says for every state what each
-action is worth; the network learns to choose as it would (Ross et al. 2011). Half of the games
-have sticky actions. The network is NatureCNN on the frames that the spec describes.
+A network on pixels plays; an expert that reads the emulator's memory says for every state what each
+action is worth; the network learns to choose as it would (Ross et al. 2011; experts that see more
+than the pupil: Chen et al. 2019). Half of the games have sticky actions. The network is NatureCNN
+on the frames that the spec describes.
 
     python zoo/imitate.py pong --out runs/pong-teacher [--start policy.pth] [--rounds 24]
 
@@ -20,14 +21,15 @@ import math
 import multiprocessing
 import time
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Callable, Protocol
 
 import numpy as np
 import torch
+from pong_memory import ExpertPong
 from scripted_mspacman import ScriptedMsPacman
-from scripted_pong import ScriptedPong
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -54,7 +56,7 @@ HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
 NATURE_CNN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
 
 
-class Script(Protocol):
+class Expert(Protocol):
     """A player that reads the emulator."""
 
     def reset(self) -> None:
@@ -64,7 +66,7 @@ class Script(Protocol):
         """(actions,) what each action is worth in the state that the emulator is in."""
 
     def acted(self, action: int) -> None:
-        """Tell which action was taken in the end, the script's or another's."""
+        """Tell which action was taken in the end, the expert's or another's."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class Game:
 
     id: str
     actions: tuple[str, ...]
-    script: Callable[[], Script]
+    expert: Callable[[], Expert]
     temperature: float
-    """Softmax temperature of what the script says each action is worth."""
+    """Softmax temperature of what the expert says each action is worth."""
 
     @property
     def wrappers(self) -> tuple[str, ...]:
@@ -99,8 +101,9 @@ class Game:
         return NetArch((FRAMES, 84, 84), len(self.actions), (512,), ("relu",), NATURE_CNN)
 
 
+EXPERT = Path(__file__).parent / "pong-expert.safetensors"
 PLAYED = {
-    "pong": Game("PongNoFrameskip-v4", ("NOOP", "RIGHT", "LEFT"), ScriptedPong, 0.04),
+    "pong": Game("PongNoFrameskip-v4", ("NOOP", "RIGHT", "LEFT"), partial(ExpertPong, EXPERT), 1.0),
     "mspacman": Game(
         "MsPacmanNoFrameskip-v4", ("UP", "RIGHT", "LEFT", "DOWN"), ScriptedMsPacman, 0.3
     ),
@@ -108,13 +111,13 @@ PLAYED = {
 
 
 class Collector:
-    """Games that go on from round to round, played by the network, labelled by the script."""
+    """Games that go on from round to round, played by the network, labelled by the expert."""
 
     def __init__(self, game: Game, seed: int) -> None:
         self._seed, self._games, self._actions = seed, 0, len(game.actions)
         single = [EnvSpec(game.id, k, game.wrappers) for k in ({}, STICKY)]
         self._envs = [make_env(single[i % 2]) for i in range(GAMES)]
-        self._scripts = [game.script() for _ in self._envs]
+        self._experts = [game.expert() for _ in self._envs]
         self._rng = np.random.default_rng((seed, 0))
         self._stacks = np.zeros((GAMES, FRAMES, 84, 84), np.uint8)
         self._age = np.zeros(GAMES, np.int64)
@@ -125,31 +128,37 @@ class Collector:
     def _reset(self, place: int) -> None:
         self._games += 1
         observation, _ = self._envs[place].reset(seed=self._seed + self._games)
-        self._scripts[place].reset()
+        self._experts[place].reset()
         self._stacks[place] = 0
         self._stacks[place, -1] = observation[..., 0]
         self._age[place] = 0
         self._returns[place] = 0.0
 
-    def collect(self, network: nn.Module, steps: int, script_share: float) -> dict[str, Any]:
-        """Frames (games, 3 + steps, 84, 84), ages, values (games, steps, actions), returns."""
+    def collect(self, network: nn.Module, steps: int, expert_share: float) -> dict[str, Any]:
+        """Frames (games, 3 + steps, 84, 84), ages, values (games, steps, actions), returns.
+
+        And the regret: what a decision of the network's is worth less than the best, on average.
+        """
         frames = np.zeros((GAMES, FRAMES - 1 + steps, 84, 84), np.uint8)
         frames[:, : FRAMES - 1] = self._stacks[:, :-1]
         ages = np.zeros((GAMES, steps), np.uint8)
         values = np.zeros((GAMES, steps, self._actions), np.float32)
         finished: list[tuple[float, float]] = []
+        missed = 0.0
         for step in range(steps):
             frames[:, FRAMES - 1 + step] = self._stacks[:, -1]
             ages[:, step] = np.minimum(self._age, FRAMES)
             for place, env in enumerate(self._envs):
-                values[place, step] = self._scripts[place].look(env.unwrapped.ale)  # type: ignore[attr-defined]
+                values[place, step] = self._experts[place].look(env.unwrapped.ale)  # type: ignore[attr-defined]
             with torch.inference_mode():
                 inputs = torch.from_numpy(self._stacks).float().div_(255.0)
                 chosen = network(inputs.contiguous(memory_format=torch.channels_last))
+            own = chosen.argmax(1).numpy()
             best = values[:, step].argmax(1)
-            acts = np.where(self._rng.random(GAMES) < script_share, best, chosen.argmax(1).numpy())
+            missed += float((values[:, step].max(1) - values[range(GAMES), step, own]).mean())
+            acts = np.where(self._rng.random(GAMES) < expert_share, best, own)
             for place, env in enumerate(self._envs):
-                self._scripts[place].acted(int(acts[place]))
+                self._experts[place].acted(int(acts[place]))
                 observation, reward, terminated, truncated, _ = env.step(int(acts[place]))
                 self._returns[place] += float(reward)
                 self._age[place] += 1
@@ -163,6 +172,7 @@ class Collector:
             "ages": ages,
             "values": values,
             "finished": np.asarray(finished, np.float64).reshape(-1, 2),
+            "regret": np.array(missed / steps),
         }
 
 
@@ -199,7 +209,7 @@ class Lessons:
         return sum(ages.size for ages in self._ages)
 
     def add(self, part: dict[str, Any]) -> None:
-        """Keep one round, labelled by what the script sees in each state."""
+        """Keep one round, labelled by what the expert sees in each state."""
         self._frames.append(part["frames"])
         self._labels.append(probabilities(part["values"], self._temperature))
         self._ages.append(part["ages"])
@@ -346,7 +356,8 @@ def train(args: argparse.Namespace) -> None:
         pupil.seconds += time.process_time() - started
         pupil.save()
         print(
-            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, returns "
+            f"round {turn}: {len(lessons):,} states, loss {loss:.4f}, regret "
+            f"{float(part['regret']):.4f}, returns "
             f"{_mean_return(part, 0)} plain, {_mean_return(part, 1)} sticky",
             flush=True,
         )
@@ -372,7 +383,7 @@ def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, second
         result = evaluate(policy, env, range(10_000, 10_000 + args.games), available_cores())
         results[name] = result.to_json(policy.arch.num_parameters)
     facts = {
-        "method": "imitation (DAgger) of a scripted player that reads the emulator's memory",
+        "method": "imitation (DAgger) of an expert that reads the emulator's memory",
         "start": "Stable-Baselines3 PPO CnnPolicy" if args.start else "fresh weights",
         "labelled_states": states,
         "updates": args.updates * (args.rounds - 1),
