@@ -9,6 +9,7 @@ import pytest
 
 from pops.artifact import load_policy
 from pops.envs import make_env
+from pops.evaluate import evaluate
 from pops.spec import EnvSpec
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -61,7 +62,7 @@ def test_a_ball_is_expected_at_one_place_while_it_approaches(zoo):
     assert turned >= 10
     assert len(spread) >= 30
     assert np.median(spread) <= 2.0
-    assert np.quantile(spread, 0.8) <= 3.0
+    assert np.quantile(spread, 0.75) <= 3.0
 
 
 def test_a_wall_turns_a_flight_round(zoo):
@@ -75,13 +76,24 @@ def test_a_wall_turns_a_flight_round(zoo):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sticky", "least"), [(0.0, 20.0), (0.25, 15.0)])
+@pytest.mark.parametrize(("sticky", "least"), [(0.0, 18.0), (0.25, 11.0)])
 def test_the_expert_of_pong_wins(zoo, sticky, least):
     from pong_memory import ExpertPong
 
     env = make_env(EnvSpec("PongNoFrameskip-v4", {"repeat_action_probability": sticky}, PONG))
     expert = ExpertPong(ZOO / "pong-expert.safetensors")
     assert np.mean([play(env, expert, seed) for seed in range(2)]) >= least
+
+
+@pytest.mark.slow
+def test_the_teacher_of_pong_wins():
+    path = ZOO / "pong.safetensors"
+    policy, facts = load_policy(path)
+    assert path.stat().st_size < 8e6
+    assert policy.arch.num_parameters == 1_685_667
+    assert facts["evaluation_no_op"]["mean"] >= 18
+    # 19 in the worst of the 30 games that it was measured on; another CPU may play another game.
+    assert evaluate(policy, policy.spec.env.variant(), [10_000]).mean >= 12
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ from pops.weights import initialise
 from pops.workers import available_cores
 
 STICKY = {"repeat_action_probability": 0.25}
+NO_OP_STARTS = {"repeat_action_probability": 0.0}
 FRAMES = 4
 GAMES = 16
 """Games under way at a time; every other one has sticky actions."""
@@ -93,7 +94,7 @@ class Game:
             observation_dtype="uint8",
             channels_last=True,
             normaliser=Normaliser((0.0,), (255.0,)),
-            env=EnvSpec(self.id, STICKY, self.wrappers, FRAMES),
+            env=EnvSpec(self.id, STICKY, self.wrappers, FRAMES, beside=NO_OP_STARTS),
         )
 
     def arch(self) -> NetArch:
@@ -378,7 +379,7 @@ def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, second
     policy = NumpyPolicy(spec, game.arch(), parameters_of(network))
     assert spec.env is not None
     results = {}
-    for name, kwargs in (("sticky", STICKY), ("no_op", {})):
+    for name, kwargs in (("sticky", STICKY), ("no_op", NO_OP_STARTS)):
         env = EnvSpec(spec.env.id, kwargs, spec.env.wrappers, spec.env.frame_stack)
         result = evaluate(policy, env, range(10_000, 10_000 + args.games), available_cores())
         results[name] = result.to_json(policy.arch.num_parameters)
