@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pops.artifact import load_policy
+from pops.artifact import load_policy, read_json
 from pops.envs import make_env
 from pops.evaluate import evaluate
 from pops.spec import EnvSpec
@@ -66,13 +66,21 @@ def test_a_ball_is_expected_at_one_place_while_it_approaches(zoo):
 
 
 def test_a_wall_turns_a_flight_round(zoo):
-    from pong_memory import _reflected
+    from pong_memory import reflected
 
-    assert _reflected(100.0) == (100.0, False)
-    assert _reflected(40.0) == (49.0, True)
-    assert _reflected(214.0) == (197.0, True)
-    assert _reflected(214.0 + 2 * 161.0) == (197.0, True)
-    assert _reflected(100.0 - 2 * 161.0) == (100.0, False)
+    assert reflected(100.0) == (100.0, False)
+    assert reflected(40.0) == (49.0, True)
+    assert reflected(214.0) == (197.0, True)
+    assert reflected(214.0 + 2 * 161.0) == (197.0, True)
+    assert reflected(100.0 - 2 * 161.0) == (100.0, False)
+
+
+@pytest.mark.slow
+def test_the_script_of_pong_wins(zoo):
+    from scripted_pong import ScriptedPong
+
+    env = make_env(EnvSpec("PongNoFrameskip-v4", {}, PONG))
+    assert play(env, ScriptedPong(), 0, decisions=2600) == 21.0
 
 
 @pytest.mark.slow
@@ -102,6 +110,21 @@ def test_the_scripted_player_of_ms_pacman_clears_a_maze(zoo):
 
     env = make_env(EnvSpec("MsPacmanNoFrameskip-v4", {}, MS_PACMAN))
     assert play(env, ScriptedMsPacman(), 100) > 2000
+
+
+@pytest.mark.slow
+def test_training_an_expert_writes_a_policy(tmp_path):
+    path = tmp_path / "expert.safetensors"
+    arguments = ["--out", str(path), "--steps", "4096", "--lessons", "4000", "--games", "2"]
+    done = subprocess.run(
+        [sys.executable, str(ZOO / "train_expert.py"), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    policy, facts = load_policy(path)
+    assert policy.arch.input_shape == (17,)
+    assert facts["evaluation"]["episodes"] == facts["evaluation_no_op"]["episodes"] == 2
+    assert facts["steps"] == 2 * (4096 + 409)
+    assert facts == read_json(path.with_suffix(".json"))
 
 
 @pytest.mark.slow

@@ -20,32 +20,25 @@ import json
 import math
 import multiprocessing
 import time
-from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Callable, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from pong_memory import ExpertPong
-from scripted_mspacman import ScriptedMsPacman
+from games import FRAMES, NO_OP_STARTS, PLAYED, STICKY, Game
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pops.arch import Conv, NetArch
 from pops.artifact import atomic_path, read_arrays, save_policy, write_arrays, write_json
 from pops.envs import make_env
 from pops.evaluate import evaluate
 from pops.network import PolicyNetwork, biases, to_torch
 from pops.policy import NumpyPolicy
-from pops.spec import DiscreteActions, EnvSpec, FloatArray, Normaliser, PolicySpec
+from pops.spec import EnvSpec, FloatArray
 from pops.weights import initialise
 from pops.workers import available_cores
 
-STICKY = {"repeat_action_probability": 0.25}
-NO_OP_STARTS = {"repeat_action_probability": 0.0}
-FRAMES = 4
 GAMES = 16
 """Games under way at a time; every other one has sticky actions."""
 BATCH = 256
@@ -54,61 +47,6 @@ AVERAGED = 0.998
 repeats one mistake 21 times, and single updates swing between such mistakes."""
 HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
 """Without the instructions an update in bfloat16 takes ten times as long as in float32."""
-NATURE_CNN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
-
-
-class Expert(Protocol):
-    """A player that reads the emulator."""
-
-    def reset(self) -> None:
-        """Forget the game before."""
-
-    def look(self, ale: Any) -> np.ndarray:
-        """(actions,) what each action is worth in the state that the emulator is in."""
-
-    def acted(self, action: int) -> None:
-        """Tell which action was taken in the end, the expert's or another's."""
-
-
-@dataclass(frozen=True)
-class Game:
-    """A game, the actions that matter in it, and who shows how to play it."""
-
-    id: str
-    actions: tuple[str, ...]
-    expert: Callable[[], Expert]
-    temperature: float
-    """Softmax temperature of what the expert says each action is worth."""
-
-    @property
-    def wrappers(self) -> tuple[str, ...]:
-        """Between the emulator and the network."""
-        return ("pops.atari:AtariFrames", f"pops.atari:OnlyActions,keep={'+'.join(self.actions)}")
-
-    def spec(self) -> PolicySpec:
-        """What the teacher sees and does."""
-        return PolicySpec(
-            observation_shape=(84, 84, FRAMES),
-            actions=DiscreteActions(len(self.actions)),
-            output="logits",
-            observation_dtype="uint8",
-            channels_last=True,
-            normaliser=Normaliser((0.0,), (255.0,)),
-            env=EnvSpec(self.id, STICKY, self.wrappers, FRAMES, beside=NO_OP_STARTS),
-        )
-
-    def arch(self) -> NetArch:
-        """32-64-64-512 (Mnih et al. 2015)."""
-        return NetArch((FRAMES, 84, 84), len(self.actions), (512,), ("relu",), NATURE_CNN)
-
-
-EXPERT = Path(__file__).parent / "pong-expert.safetensors"
-PLAYED = {
-    "pong": Game("PongNoFrameskip-v4", ("NOOP", "RIGHT", "LEFT"), partial(ExpertPong, EXPERT), 1.0),
-    "mspacman": Game(
-        "MsPacmanNoFrameskip-v4", ("UP", "RIGHT", "LEFT", "DOWN"), ScriptedMsPacman, 0.3
-    ),
-}
 
 
 class Collector:

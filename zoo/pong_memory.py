@@ -19,13 +19,14 @@ from pops.teacher.load import load_teacher
 ACTIONS = (0, 2, 3)
 """NOOP, RIGHT (up), LEFT (down), as the emulator numbers them."""
 FEATURES = 17
-_BALL_X, _BALL_Y, _ENEMY, _OWN = 49, 54, 50, 51
-_PADDLE_X = 188.0
-_TOP, _BOTTOM = 44.5, 205.5
-_CENTRE = 8.0
+BALL_X, BALL_Y, ENEMY, OWN = 49, 54, 50, 51
+"""Where the emulator keeps the ball's place and the paddles' lines."""
+PADDLE_X = 188.0
+CENTRE = 8.0
 """From a paddle's stored line to its middle, as the game counts."""
-_JUMP = 40.0
+JUMP = 40.0
 """A ball that moves further in one decision has been served anew."""
+_TOP, _BOTTOM = 44.5, 205.5
 _SIGN = (0.0, -1.0, 1.0)
 
 
@@ -48,16 +49,16 @@ class PongFeatures:
     def look(self, ale: Any) -> np.ndarray:
         """(FEATURES,) float32 of the state that the emulator is in, about -2 to 2 each."""
         memory = ale.getRAM()
-        now = memory[[_BALL_X, _BALL_Y, _OWN, _ENEMY]].astype(np.float64)
+        now = memory[[BALL_X, BALL_Y, OWN, ENEMY]].astype(np.float64)
         last = now if self._last is None else self._last
         self._last = now
         x, y, own, enemy = now
         playing = self._follow(last[:2], now[:2])
         dx, dy = self._velocity
         decisions, offset = 0.0, 0.0
-        if playing and dx > 0 and x < _PADDLE_X + 3:
-            decisions = max((_PADDLE_X - x) / dx, 0.0)
-            offset = _reflected(y + dy * decisions)[0] - own - _CENTRE
+        if playing and dx > 0 and x < PADDLE_X + 3:
+            decisions = max((PADDLE_X - x) / dx, 0.0)
+            offset = reflected(y + dy * decisions)[0] - own - CENTRE
         features = (
             float(playing),
             float(playing and dx > 0),
@@ -65,9 +66,9 @@ class PongFeatures:
             (y - 125.0) / 60.0,
             dx / 12.0,
             dy / 12.0,
-            (own + _CENTRE - 125.0) / 60.0,
+            (own + CENTRE - 125.0) / 60.0,
             (own - last[2]) / 20.0,
-            (enemy + _CENTRE - 125.0) / 60.0,
+            (enemy + CENTRE - 125.0) / 60.0,
             (enemy - last[3]) / 20.0,
             offset / 40.0,
             min(decisions, 12.0) / 6.0,
@@ -80,17 +81,17 @@ class PongFeatures:
     def _follow(self, last: np.ndarray, now: np.ndarray) -> bool:
         """Whether a ball is in play; its velocity, which a wall turns round but does not change."""
         moved = now - last
-        if now.min() <= 0 or last.min() <= 0 or np.abs(moved).max() >= _JUMP:
+        if now.min() <= 0 or last.min() <= 0 or np.abs(moved).max() >= JUMP:
             self._velocity = (0.0, 0.0)
             return False
         dx, dy = self._velocity
-        expected, turned = _reflected(last[1] + dy)
+        expected, turned = reflected(last[1] + dy)
         bounced = turned and abs(expected - now[1]) <= 2.0 and abs(dx - moved[0]) <= 2.0
         self._velocity = (moved[0], -dy if bounced else moved[1])
         return True
 
 
-def _reflected(y: float) -> tuple[float, bool]:
+def reflected(y: float) -> tuple[float, bool]:
     """Where a ball that flies straight on to `y` is after bouncing off the walls; if it turned."""
     height = _BOTTOM - _TOP
     folds, rest = divmod(y - _TOP, height)

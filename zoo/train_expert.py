@@ -25,7 +25,7 @@ from scripted_pong import ScriptedPong
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from pops.artifact import save_policy
+from pops.artifact import save_policy, write_json
 from pops.envs import make_env
 from pops.evaluate import evaluate
 from pops.policy import NumpyPolicy
@@ -41,8 +41,6 @@ PRICE = 0.003
 TEMPERATURE = 0.04
 """Softmax temperature of what the script says each action is worth."""
 EPOCHS = 20
-CRITIC_ALONE = 40_960
-"""Steps."""
 
 
 def game(sticky: float) -> EnvSpec:
@@ -147,7 +145,7 @@ def learner(make: Callable[[float], gym.Env[Any, Any]], seed: int, **settings: A
 def learn(model: PPO, steps: int) -> None:
     """PPO; the critic, which knows nothing of these rewards, learns alone at first."""
     with critic_alone(model):
-        model.learn(CRITIC_ALONE)
+        model.learn(steps // 10)
     model.learn(steps)
 
 
@@ -199,13 +197,14 @@ def main() -> None:
     facts = {
         "method": "PPO on features of the emulator's memory",
         "lessons": args.lessons,
-        "steps": 2 * (args.steps + CRITIC_ALONE),
+        "steps": 2 * (args.steps + args.steps // 10),
         "seconds": round(seconds),
         "seed": args.seed,
         **results,
         "versions": {n: version(n) for n in ("torch", "gymnasium", "ale-py", "stable-baselines3")},
     }
     save_policy(args.out, policy, facts)
+    write_json(args.out.with_suffix(".json"), facts)
 
 
 if __name__ == "__main__":
