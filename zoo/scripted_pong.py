@@ -13,18 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pong_memory import BALL_X, BALL_Y, CENTRE, JUMP, OWN, PADDLE_X
 
 NOOP, UP, DOWN = 0, 1, 2
-MEMORY = (49, 54, 51)
-"""Where the emulator keeps the ball's x and y and the own paddle's y."""
 _SIGN = np.array([0.0, -1.0, 1.0])
-_PADDLE_X = 188.0
 _TOP, _BOTTOM = 44.0, 205.0
-_JUMP = 40.0
-"""A ball that moves further in one decision has been served anew."""
-
-_CENTRE = 8.0
-"""From the paddle's stored line to its middle, as the game counts."""
 _WAIT = 125.0
 """Where the paddle's middle waits while the ball flies away."""
 _STEEP_DOWN, _STEEP_UP = (-8.5, -4.5), (7.5, 11.5)
@@ -82,22 +75,18 @@ class ScriptedPong:
         self._last, self._presses = None, (NOOP, NOOP)
 
     def look(self, ale: Any) -> Array:
-        """(3,) what the game in this emulator is worth after each action."""
-        memory = ale.getRAM()
-        return self.values(tuple(int(memory[place]) for place in MEMORY))
-
-    def values(self, memory: tuple[int, ...]) -> Array:
         """(3,) what doing nothing, up and down is worth, between losing and winning the point."""
-        x, y, paddle = map(float, memory)
+        memory = ale.getRAM()
+        x, y, paddle = (float(memory[place]) for place in (BALL_X, BALL_Y, OWN))
         last, self._last = self._last, (x, y)
         if last is None:
             return _REST_VALUES
         dx, dy = x - last[0], y - last[1]
-        in_play = x > 0 and y > 0 and last[0] > 0 and max(abs(dx), abs(dy)) < _JUMP
-        if not (in_play and dx > 0 and x < _PADDLE_X + 3):
+        in_play = x > 0 and y > 0 and last[0] > 0 and max(abs(dx), abs(dy)) < JUMP
+        if not (in_play and dx > 0 and x < PADDLE_X + 3):
             return self._approach(paddle, _WAIT)
-        decisions = max((_PADDLE_X - x) / dx, 0.0)
-        meets = _reflected(y + dy * (_PADDLE_X - x) / dx)
+        decisions = max((PADDLE_X - x) / dx, 0.0)
+        meets = _reflected(y + dy * (PADDLE_X - x) / dx)
         if decisions > _AHEAD:
             return self._approach(paddle, meets + 1.5)
         return self._plan(paddle, decisions, meets)
@@ -110,7 +99,7 @@ class ScriptedPong:
         """Come near: a press moves the paddle by more than 22 lines."""
         one, two = _SIGN[list(self._presses)]
         rest = paddle + one * (_MOVED[3] - _MOVED[1]) + two * (_MOVED[3] - _MOVED[2])
-        after = np.abs(rest + _SIGN * _MOVED[3] + _CENTRE - line)
+        after = np.abs(rest + _SIGN * _MOVED[3] + CENTRE - line)
         value: Array = -np.minimum(after, 80.0) / 100.0 - (0.0, 0.035, 0.035)
         return value
 
@@ -124,7 +113,7 @@ class ScriptedPong:
             under_way = one * (_moved(when + 1) - _MOVED[1])
             under_way += two * (_moved(when + 2) - _MOVED[2])
             pressed = _SIGN[_PLANS] @ _moved(np.maximum(when - np.arange(_AHEAD), 0.0))
-            offset = paddle + under_way + pressed + _CENTRE - meets
+            offset = paddle + under_way + pressed + CENTRE - meets
             worth = np.interp(offset, _OFFSETS, table) - 1e-3 * np.abs(offset - 1.5)
             value = value + worth / len(_LATE)
         best: Array = value.reshape(3, -1).max(axis=1)
