@@ -64,6 +64,23 @@ def check_parameters(arch: NetArch, parameters: Parameters) -> None:
             )
 
 
+def _right_hand_sides(arch: NetArch, parameters: Parameters) -> tuple[FloatArray, ...]:
+    """Each layer's weights as (in, out), contiguous: what matmul wants on its right.
+
+    Images are multiplied with their channels last: a row of a window is then one piece of memory.
+    """
+    matrices = []
+    layers = arch.layers()
+    for index, (weight, _) in enumerate(parameters):
+        if weight.ndim == 4:
+            weight = weight.transpose(0, 2, 3, 1)
+        elif index and index == len(arch.convs):
+            grouped = weight.reshape(-1, *layers[index - 1].output_shape)
+            weight = grouped.transpose(0, 2, 3, 1)
+        matrices.append(np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T))
+    return tuple(matrices)
+
+
 class NumpyPolicy:
     """A feed-forward policy in numpy: the reference for every other runtime."""
 
@@ -80,10 +97,7 @@ class NumpyPolicy:
             for w, b in parameters
         )
         check_parameters(arch, self.parameters)
-        # (in, out), contiguous: what matmul wants on the right-hand side.
-        self._matrices = tuple(
-            np.ascontiguousarray(w.reshape(w.shape[0], -1).T) for w, _ in self.parameters
-        )
+        self._matrices = _right_hand_sides(arch, self.parameters)
 
     def outputs(self, observations: Array) -> FloatArray:
         """Observations (N, *observation_shape) to raw outputs (N, n_outputs) float32."""
@@ -93,6 +107,8 @@ class NumpyPolicy:
         """Network inputs (N, *input_shape) float32 to raw outputs (N, n_outputs) float32."""
         layers = self.arch.layers()
         index = 0
+        if self.arch.convs:
+            x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
         for conv in self.arch.convs:
             x = self._convolve(conv, x, index)
             index += 1
@@ -106,16 +122,17 @@ class NumpyPolicy:
         return x
 
     def _convolve(self, conv: Conv, x: FloatArray, index: int) -> FloatArray:
+        """(N, height, width, channels) to the same of the next map."""
         if conv.padding:
             pad = (conv.padding, conv.padding)
-            x = np.pad(x, ((0, 0), (0, 0), pad, pad))
-        windows = np.lib.stride_tricks.sliding_window_view(x, (conv.kernel, conv.kernel), (2, 3))
-        windows = windows[:, :, :: conv.stride, :: conv.stride]
-        n, _, height, width = windows.shape[:4]
-        columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n, height * width, -1)
-        y = np.matmul(columns, self._matrices[index]) + self.parameters[index][1]
-        y = np.ascontiguousarray(y.transpose(0, 2, 1)).reshape(n, -1, height, width)
-        return activate(conv.activation, y)
+            x = np.pad(x, ((0, 0), pad, pad, (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, (conv.kernel, conv.kernel), (1, 2))
+        windows = windows[:, :: conv.stride, :: conv.stride]
+        n, height, width = windows.shape[:3]
+        columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, height * width, -1)
+        y = np.matmul(columns, self._matrices[index])
+        y += self.parameters[index][1]
+        return activate(conv.activation, y).reshape(n, height, width, -1)
 
     def act(self, observations: Array) -> Array:
         """Observations (N, *observation_shape) to deterministic actions (N, *act_shape)."""
