@@ -83,6 +83,7 @@ def teach(
         with_rounds(lesson, rounds),
         key,
         first_round=candidate.rounds,
+        fresh=candidate.parameters is None,
     )
     everything, all_labels = buffer.arrays()
     policy = NumpyPolicy(lesson.spec, candidate.arch, taught.parameters)

@@ -40,6 +40,8 @@ class DistillConfig:
     """Share of teacher's actions while collecting: this to the power of the round."""
     standardise: bool = True
     """Train on standardised inputs; the scaling is folded into the first layer."""
+    batch_norm: bool = True
+    """Convolutional students learn with batch normalisation, folded into their weights."""
     race_warm_start: bool = True
     """Race weights inherited from the pruned network against fresh ones; keep the better."""
 
@@ -250,6 +252,7 @@ def paper_preset(config: CompressConfig) -> CompressConfig:
             temperature=0.01 if config.distill.temperature is None else config.distill.temperature,
             student_states=False,
             standardise=False,
+            batch_norm=False,
             race_warm_start=False,
         ),
         prune=dataclasses.replace(

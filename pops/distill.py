@@ -55,9 +55,26 @@ class Lesson:
         """Rounds of states for one student."""
         return Rollout(self.teacher, self.env, self.config.states, self.sampler, self.episode_steps)
 
-    def learner(self, arch: NetArch, parameters: Parameters) -> Learner:
-        """A network that is taught this lesson, starting at `parameters`."""
-        return new_learner(arch, parameters, self.loss(), self.scaling, self.device)
+    def learner(
+        self, arch: NetArch, parameters: Parameters, *, fresh: bool = False, pruned: bool = False
+    ) -> Learner:
+        """A network that is taught this lesson, starting at `parameters`.
+
+        Args:
+            arch: the network.
+            parameters: (weight, bias) of each layer.
+            fresh: they are random.
+            pruned: weights will be ranked and masked, as they stand in the policy.
+        """
+        return new_learner(
+            arch,
+            parameters,
+            self.loss(),
+            self.scaling,
+            self.device,
+            batch_norm=self.config.batch_norm and not pruned,
+            fresh=fresh,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,7 @@ def distill(
     name: tuple[int, ...],
     *,
     first_round: int = 0,
+    fresh: bool = False,
 ) -> Distilled:
     """Teach a network from the buffer, and from new states that it visits itself.
 
@@ -142,9 +160,10 @@ def distill(
         lesson: what is taught.
         name: (stage, iteration, candidate), from which the seeds are derived.
         first_round: rounds this student has had before.
+        fresh: it starts at random parameters.
     """
     config = lesson.config
-    learner = lesson.learner(arch, parameters)
+    learner = lesson.learner(arch, parameters, fresh=fresh)
     rng = np.random.default_rng(derive(lesson.seed, "distil", *name))
     total = config.rounds * config.updates
     loss, collected = math.nan, 0

@@ -58,6 +58,9 @@ def new_learner(
     loss: PolicyLoss,
     scaling: Scaling | None = None,
     device: str = "cpu",
+    *,
+    batch_norm: bool = False,
+    fresh: bool = False,
 ) -> Learner:
     """A learner that starts at `parameters`.
 
@@ -67,11 +70,15 @@ def new_learner(
         loss: of outputs against the teacher's labels.
         scaling: standardises dense inputs for training; None trains on them as they are.
         device: where a convolutional network trains.
+        batch_norm: a convolutional network learns with batch normalisation.
+        fresh: the parameters are random; batch normalisation need not keep what they compute.
     """
     if len(arch.input_shape) == 3:
-        from pops.network import ConvolutionalLearner
+        from pops.convolutional import ConvolutionalLearner
 
-        return ConvolutionalLearner(arch, parameters, loss, device)
+        return ConvolutionalLearner(
+            arch, parameters, loss, device, batch_norm=batch_norm, fresh=fresh
+        )
     return DenseLearner(arch, parameters, loss, scaling)
 
 

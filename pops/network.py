@@ -1,4 +1,4 @@
-"""The torch network that a NetArch describes: how convolutional networks learn."""
+"""The torch network that a NetArch describes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import torch
 from torch import nn
 
 from pops.arch import NetArch
-from pops.loss import PolicyLoss
 from pops.policy import Parameters
-from pops.rollout import ReplayBuffer
-from pops.spec import Array, FloatArray
-from pops.weights import fold
+from pops.spec import FloatArray
 
 Weighted = Union[nn.Linear, nn.Conv2d]
 
@@ -53,93 +50,39 @@ class PolicyNetwork(nn.Module):
         for index, (layer, shape) in enumerate(zip(self.layers, self.arch.layers())):
             if index == len(self.arch.convs):
                 x = x.flatten(1)
-            x = layer(x)
-            if shape.activation != "identity":
-                x = _ACTIVATIONS[shape.activation](x)
+            x = self.activated(shape.activation, self.normalised(index, layer(x)))
         return x
+
+    def normalised(self, index: int, sums: torch.Tensor) -> torch.Tensor:
+        """A layer's sums on their way to its activation."""
+        return sums
+
+    @staticmethod
+    def activated(name: str, x: torch.Tensor) -> torch.Tensor:
+        """An activation by name."""
+        return x if name == "identity" else _ACTIVATIONS[name](x)
 
     def weighted(self) -> list[Weighted]:
         """The layers, typed."""
         return [cast("Weighted", layer) for layer in self.layers]
 
+    def load(self, parameters: Parameters) -> None:
+        """Take (weight, bias) of each layer."""
+        with torch.no_grad():
+            for layer, (weight, bias) in zip(self.weighted(), parameters):
+                layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
+                biases(layer).copy_(torch.from_numpy(np.ascontiguousarray(bias)))
+
+    def folded(self) -> list[tuple[FloatArray, FloatArray]]:
+        """(weight, bias) of each layer; on the CPU they share the network's memory."""
+        return [
+            (layer.weight.detach().cpu().numpy(), biases(layer).detach().cpu().numpy())
+            for layer in self.weighted()
+        ]
+
 
 def to_torch(arch: NetArch, parameters: Parameters) -> PolicyNetwork:
     """A network that computes what `parameters` compute."""
     network = PolicyNetwork(arch)
-    with torch.no_grad():
-        for layer, (weight, bias) in zip(network.weighted(), parameters):
-            layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
-            biases(layer).copy_(torch.from_numpy(np.ascontiguousarray(bias)))
+    network.load(parameters)
     return network
-
-
-class ConvolutionalLearner:
-    """A `pops.learner.Learner` by torch's autograd, on the CPU or a GPU."""
-
-    def __init__(
-        self, arch: NetArch, parameters: Parameters, loss: PolicyLoss, device: str
-    ) -> None:
-        self.arch = arch
-        self._loss = loss
-        self._device = device
-        # Channels last is what the CPU's convolutions are fast on: 1.4 times for NatureCNN.
-        self._network = to_torch(arch, parameters).to(device)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimiser = torch.optim.Adam(self._network.parameters(), lr=1e-3, fused=True)
-        self._masks: list[torch.Tensor] | None = None
-        self._buffer: ReplayBuffer | None = None
-
-    def study(self, buffer: ReplayBuffer) -> None:
-        """Learn from these states from now on; images stay as they came until they are used."""
-        self._buffer = buffer
-
-    def _outputs(self, rows: Array) -> tuple[torch.Tensor, FloatArray, FloatArray]:
-        """The network's outputs, and the same in numpy with their targets."""
-        assert self._buffer is not None
-        inputs, labels = self._buffer.batch(rows)
-        images = torch.from_numpy(inputs).to(self._device, memory_format=torch.channels_last)
-        outputs = self._network(images)
-        return outputs, outputs.detach().cpu().numpy(), self._loss.targets(labels)
-
-    def update(self, rows: Array, learning_rate: float) -> None:
-        """Forward, backward, one step of Adam."""
-        outputs, values, targets = self._outputs(rows)
-        slope = torch.from_numpy(np.ascontiguousarray(self._loss.gradient(values, targets)))
-        self._optimiser.zero_grad(set_to_none=True)
-        outputs.backward(slope.to(self._device))  # type: ignore[no-untyped-call]
-        self._optimiser.param_groups[0]["lr"] = learning_rate
-        self._optimiser.step()
-        self._remask()
-
-    def loss(self, rows: Array) -> float:
-        """Mean loss on the states at `rows` (batch,), 256 at a time."""
-        total = 0.0
-        with torch.no_grad():
-            for start in range(0, len(rows), 256):
-                part = rows[start : start + 256]
-                _, values, targets = self._outputs(part)
-                total += self._loss.value(values, targets) * len(part)
-        return total / len(rows)
-
-    def weights(self) -> list[FloatArray]:
-        """Each layer's weights, biases left out."""
-        return [layer.weight.detach().cpu().numpy() for layer in self._network.weighted()]
-
-    def mask(self, masks: list[FloatArray]) -> None:
-        """Set weights to zero where a mask is zero, now and after every update."""
-        self._masks = [torch.from_numpy(mask).to(self._device) for mask in masks]
-        self._remask()
-
-    def _remask(self) -> None:
-        if self._masks is not None:
-            with torch.no_grad():
-                for layer, mask in zip(self._network.weighted(), self._masks):
-                    layer.weight.mul_(mask)
-
-    def parameters(self) -> list[tuple[FloatArray, FloatArray]]:
-        """Copies of (weight, bias) of each layer."""
-        pairs = [
-            (layer.weight.detach().cpu().numpy(), biases(layer).detach().cpu().numpy())
-            for layer in self._network.weighted()
-        ]
-        return fold(self.arch, pairs, None)

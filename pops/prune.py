@@ -131,7 +131,7 @@ def iterative_policy_pruning(
         name: (stage, iteration), from which the seeds are derived.
         watch: called after each evaluation.
     """
-    learner = lesson.learner(arch, parameters)
+    learner = lesson.learner(arch, parameters, pruned=True)
     run = _Pruning(learner, config)
     rng = np.random.default_rng(derive(lesson.seed, "prune", *name))
     best = list(parameters)

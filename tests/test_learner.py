@@ -9,10 +9,11 @@ from core_cases import random_policy
 from torch.nn import functional
 
 from pops.arch import ACTIVATIONS, Conv, NetArch
+from pops.convolutional import ConvolutionalLearner
 from pops.distill import fit
 from pops.learner import DenseLearner, new_learner
 from pops.loss import policy_loss
-from pops.network import ConvolutionalLearner, to_torch
+from pops.network import to_torch
 from pops.rollout import ReplayBuffer
 from pops.spec import ContinuousActions, DiscreteActions, PolicySpec
 from pops.weights import Scaling
