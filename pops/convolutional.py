@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -18,6 +21,17 @@ SETTLED_BY = 1024
 """States that the statistics of batch normalisation are taken from."""
 
 
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class ConvolutionalLearner:
     """A `pops.learner.Learner` by torch's autograd, on the CPU or a GPU."""
 
@@ -30,6 +44,7 @@ class ConvolutionalLearner:
         *,
         batch_norm: bool = False,
         fresh: bool = False,
+        threads: int = 1,
     ) -> None:
         self.arch = arch
         self._given: Parameters | None = parameters
@@ -41,6 +56,7 @@ class ConvolutionalLearner:
         self._network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         learnt = [p for p in self._network.parameters() if p.requires_grad]
         self._optimiser = torch.optim.Adam(learnt, lr=1e-3, fused=True)
+        self._threads = threads
         self._fresh, self._settled = fresh, True
         self._masks: list[torch.Tensor] | None = None
         self._buffer: ReplayBuffer | None = None
@@ -77,12 +93,13 @@ class ConvolutionalLearner:
         """Forward, backward, one step of Adam."""
         self._network.train()
         self._given, self._settled = None, False
-        outputs, values, targets = self._outputs(rows)
-        slope = torch.from_numpy(np.ascontiguousarray(self._loss.gradient(values, targets)))
-        self._optimiser.zero_grad(set_to_none=True)
-        outputs.backward(slope.to(self._device))  # type: ignore[no-untyped-call]
-        self._optimiser.param_groups[0]["lr"] = learning_rate
-        self._optimiser.step()
+        with _threads(self._threads):
+            outputs, values, targets = self._outputs(rows)
+            slope = torch.from_numpy(np.ascontiguousarray(self._loss.gradient(values, targets)))
+            self._optimiser.zero_grad(set_to_none=True)
+            outputs.backward(slope.to(self._device))  # type: ignore[no-untyped-call]
+            self._optimiser.param_groups[0]["lr"] = learning_rate
+            self._optimiser.step()
         self._remask()
 
     def loss(self, rows: Array) -> float:
@@ -99,8 +116,8 @@ class ConvolutionalLearner:
         return total / len(rows)
 
     def weights(self) -> list[FloatArray]:
-        """Each layer's weights, biases left out."""
-        return [layer.weight.detach().cpu().numpy() for layer in self._network.weighted()]
+        """Each layer's weights as the policy will have them, biases left out."""
+        return [weight for weight, _ in self.parameters()]
 
     def mask(self, masks: list[FloatArray]) -> None:
         """Set weights to zero where a mask is zero, now and after every update."""

@@ -56,7 +56,7 @@ class Lesson:
         return Rollout(self.teacher, self.env, self.config.states, self.sampler, self.episode_steps)
 
     def learner(
-        self, arch: NetArch, parameters: Parameters, *, fresh: bool = False, pruned: bool = False
+        self, arch: NetArch, parameters: Parameters, *, fresh: bool = False, threads: int = 1
     ) -> Learner:
         """A network that is taught this lesson, starting at `parameters`.
 
@@ -64,7 +64,7 @@ class Lesson:
             arch: the network.
             parameters: (weight, bias) of each layer.
             fresh: they are random.
-            pruned: weights will be ranked and masked, as they stand in the policy.
+            threads: that a convolutional network trains on.
         """
         return new_learner(
             arch,
@@ -72,8 +72,9 @@ class Lesson:
             self.loss(),
             self.scaling,
             self.device,
-            batch_norm=self.config.batch_norm and not pruned,
+            batch_norm=self.config.batch_norm,
             fresh=fresh,
+            threads=threads,
         )
 
 

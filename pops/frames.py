@@ -109,19 +109,21 @@ class Stacks:
         return Stacks(parts or [self.parts[0].rows(slice(0, 0))], self.channels_last)
 
     def gather(self, rows: Array) -> Array:
-        """The observations at `rows`, channels first: (len(rows), channels, height, width)."""
+        """The observations at `rows`: (len(rows), channels, height, width).
+
+        In memory the channels come last, as convolutions on a CPU are fastest.
+        """
         height, width = self.parts[0].planes.shape[1:]
         channels = self.parts[0].index.shape[1]
-        result = np.empty((len(rows), channels, height, width), self.parts[0].planes.dtype)
-        if len(self.parts) == 1:
-            np.take(self.parts[0].planes, self.parts[0].index[rows], axis=0, out=result)
-            return result
+        last = np.empty((len(rows), height, width, channels), self.parts[0].planes.dtype)
         homes = np.searchsorted(self._ends, rows, side="right")
         for home in np.unique(homes):
             part, where = self.parts[home], np.flatnonzero(homes == home)
-            begin = int(self._ends[home]) - len(part.index)
-            result[where] = part.planes[part.index[np.asarray(rows)[where] - begin]]
-        return result
+            index = part.index[np.asarray(rows)[where] - int(self._ends[home]) + len(part.index)]
+            chosen: Any = slice(None) if len(where) == len(rows) else where
+            for channel in range(channels):
+                last[chosen, ..., channel] = part.planes[index[:, channel]]
+        return last.transpose(0, 3, 1, 2)
 
     def observations(self, rows: Array) -> Array:
         """The observations at `rows` as the environment returned them."""

@@ -61,6 +61,7 @@ def new_learner(
     *,
     batch_norm: bool = False,
     fresh: bool = False,
+    threads: int = 1,
 ) -> Learner:
     """A learner that starts at `parameters`.
 
@@ -72,12 +73,19 @@ def new_learner(
         device: where a convolutional network trains.
         batch_norm: a convolutional network learns with batch normalisation.
         fresh: the parameters are random; batch normalisation need not keep what they compute.
+        threads: that a convolutional network trains on; the bits of the result depend on it.
     """
     if len(arch.input_shape) == 3:
         from pops.convolutional import ConvolutionalLearner
 
         return ConvolutionalLearner(
-            arch, parameters, loss, device, batch_norm=batch_norm, fresh=fresh
+            arch,
+            parameters,
+            loss,
+            device,
+            batch_norm=batch_norm,
+            fresh=fresh,
+            threads=threads,
         )
     return DenseLearner(arch, parameters, loss, scaling)
 
