@@ -22,6 +22,8 @@ EFFORT_SCALE: dict[str, float] = {"quick": 0.4, "standard": 1.0, "thorough": 3.0
 class DistillConfig:
     """Policy distillation: the student learns the teacher's labels on visited states."""
 
+    first_states: int = 6000
+    """States that the teacher visits before anything learns."""
     rounds: int = 4
     """Rounds of collecting states and fitting them."""
     states: int = 3200
@@ -216,11 +218,11 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{item.name}", value
 
 
-IMAGES: dict[str, dict[str, int]] = {
-    "distill": {"updates": 600, "states": 4800},
-    "prune": {"updates": 1000, "guard_every": 250, "guard_episodes": 8},
-    "search": {"candidates": 8, "episodes": 12},
-    "screen": {"distilled": 16, "validation": 60, "confirmation": 60},
+IMAGES: dict[str, dict[str, float]] = {
+    "distill": {"first_states": 24_000, "updates": 1000, "states": 4800, "learning_rate": 6e-3},
+    "prune": {"updates": 1000, "guard_every": 125, "guard_episodes": 6, "states": 3200},
+    "search": {"candidates": 6, "rungs": 2, "episodes": 8},
+    "screen": {"distilled": 16, "validation": 40, "confirmation": 40},
 }
 """Budgets for image observations, where a step of the environment and an update cost a hundred
 times what they cost elsewhere, and an episode has thousands of steps."""

@@ -51,9 +51,9 @@ class Lesson:
         """The distillation loss that fits the actions."""
         return policy_loss(self.spec, self.temperature)
 
-    def rollout(self) -> Rollout:
-        """Rounds of states for one student."""
-        return Rollout(self.teacher, self.env, self.config.states, self.sampler, self.episode_steps)
+    def rollout(self, states: int) -> Rollout:
+        """Rounds of so many states for one student."""
+        return Rollout(self.teacher, self.env, states, self.sampler, self.episode_steps)
 
     def learner(
         self, arch: NetArch, parameters: Parameters, *, fresh: bool = False, threads: int = 1
@@ -168,7 +168,7 @@ def distill(
     rng = np.random.default_rng(derive(lesson.seed, "distil", *name))
     total = config.rounds * config.updates
     loss, collected = math.nan, 0
-    with closing(lesson.rollout()) as rollout:
+    with closing(lesson.rollout(config.states)) as rollout:
         for turn in range(config.rounds):
             student = NumpyPolicy(lesson.spec, arch, learner.parameters())
             observations, labels = rollout.collect(

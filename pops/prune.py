@@ -9,6 +9,7 @@ sparsest student that meets the objective is kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -20,7 +21,7 @@ from pops.distill import Lesson, fit
 from pops.evaluate import EvalResult, evaluate
 from pops.learner import Learner
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer, collect_labelled
+from pops.rollout import ReplayBuffer
 from pops.seeds import derive, training_block
 from pops.spec import Array, FloatArray
 from pops.weights import nonzeros
@@ -141,42 +142,37 @@ def iterative_policy_pruning(
     best = list(parameters)
     curve: list[CurvePoint] = []
     failures, done, collected = 0, 0, 0
-    while done < config.updates and failures < config.patience and not run.finished:
-        count = min(config.guard_every, config.updates - done)
-        fit(
-            learner,
-            buffer,
-            updates=count,
-            batch_size=lesson.config.batch_size,
-            learning_rate=lambda _: config.learning_rate,
-            rng=rng,
-            after_update=run.after_update,
-        )
-        done += count
-        current = learner.parameters()
-        policy = NumpyPolicy(lesson.spec, arch, current)
-        result = evaluate(policy, lesson.env, guard.seeds, workers)
-        curve.append(_point(done, current, result, run.pruning))
-        if watch is not None:
-            watch(curve[-1])
-        if result.mean >= guard.objective:
-            best, failures, run.pruning = current, 0, True
-        elif result.mean < guard.lower_bound or not run.pruning:
-            failures, run.pruning = failures + 1, False
-        share = lesson.config.mixture_decay if lesson.config.student_states else 1.0
-        observations, labels = collect_labelled(
-            lesson.teacher,
-            policy if lesson.config.student_states else None,
-            lesson.env,
-            teacher_share=share,
-            states=config.states,
-            first_seed=training_block(lesson.seed, "prune", *name, done),
-            workers=workers,
-            sampler=lesson.sampler,
-            episode_steps=lesson.episode_steps,
-        )
-        buffer.add(observations, labels)
-        collected += len(observations)
+    with closing(lesson.rollout(config.states)) as rollout:
+        while done < config.updates and failures < config.patience and not run.finished:
+            count = min(config.guard_every, config.updates - done)
+            fit(
+                learner,
+                buffer,
+                updates=count,
+                batch_size=lesson.config.batch_size,
+                learning_rate=lambda _: config.learning_rate,
+                rng=rng,
+                after_update=run.after_update,
+            )
+            done += count
+            current = learner.parameters()
+            policy = NumpyPolicy(lesson.spec, arch, current)
+            result = evaluate(policy, lesson.env, guard.seeds, workers)
+            curve.append(_point(done, current, result, run.pruning))
+            if watch is not None:
+                watch(curve[-1])
+            if result.mean >= guard.objective:
+                best, failures, run.pruning = current, 0, True
+            elif result.mean < guard.lower_bound or not run.pruning:
+                failures, run.pruning = failures + 1, False
+            observations, labels = rollout.collect(
+                policy if lesson.config.student_states else None,
+                lesson.config.mixture_decay if lesson.config.student_states else 1.0,
+                training_block(lesson.seed, "prune", *name, done),
+                workers,
+            )
+            buffer.add(observations, labels)
+            collected += len(observations)
     left = nonzeros(best)
     sparsity = 1.0 - sum(left) / arch.num_weights
     return Pruned(best, left, sparsity, tuple(curve), collected, done)

@@ -256,7 +256,7 @@ def _together(
 
 
 class Rollout:
-    """Rounds of `collect_labelled` for one student, in this process.
+    """Rounds of `collect_labelled` for one student.
 
     Where what a round visits is much less than an episode, the next round goes on with the
     episodes of the last: their random part passes once, not in every round.
@@ -281,7 +281,11 @@ class Rollout:
         self._walkers: list[_Walker | None] = [None] * TASKS
 
     def collect(
-        self, student: Policy | None, teacher_share: float, first_seed: int
+        self,
+        student: Policy | None,
+        teacher_share: float,
+        first_seed: int,
+        workers: Workers | None = None,
     ) -> tuple[States, FloatArray]:
         """Visit one round's states with a mixture of teacher and student (DAgger).
 
@@ -289,6 +293,8 @@ class Rollout:
             student: acts where the teacher does not; None for the teacher alone.
             teacher_share: in [0, 1], how likely the teacher acts in a state.
             first_seed: episodes that begin anew are seeded from here on.
+            workers: divide a round that begins anew; in this process if None. The result is the
+                same.
 
         Returns:
             (states, *observation_shape), images as `Stacks`, and the teacher's outputs for
@@ -301,7 +307,12 @@ class Rollout:
             self._walk, student=student, teacher_share=teacher_share, seeds=(first_seed,)
         )
         parts = []
-        for index, part in enumerate(walk.parts()):
+        divided = walk.parts()
+        if workers is not None and not divided[0].is_excerpt:
+            found, labels = _collect(walk, workers)
+            assert labels is not None
+            return found, labels
+        for index, part in enumerate(divided):
             walker = self._walkers[index]
             if walker is None or not (part.is_excerpt and len(walker)):
                 if walker is not None:

@@ -33,7 +33,6 @@ from pops.workers import Workers
 
 DISTIL_BLOCK = 2
 RANDOM_EPISODES = 100
-VISITED_STATES = 6000
 
 
 @dataclass
@@ -146,7 +145,7 @@ def visit_stage(state: State) -> None:
     state.tracker.begin("rollout")
     config, spec = state.config, state.origin.spec
     state.buffer = ReplayBuffer(spec)
-    visited = max(VISITED_STATES, config.distill.states)
+    visited = max(config.distill.first_states, config.distill.states)
     check_room(visited + states_of_an_iteration(config), spec, state.journal.root)
 
     def make() -> StageResult:

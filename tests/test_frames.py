@@ -92,6 +92,15 @@ def test_a_stage_keeps_frames_and_gives_them_back(tmp_path):
     assert made == [1]
 
 
+def test_batches_lie_in_memory_with_their_channels_last():
+    stacks = Stacks.of(stacked(30), True)
+    for some in (stacks, join_states([stacks[:10], stacks[10:]])):
+        gathered = some.gather(np.array([3, 12, 29]))
+        assert gathered.shape == (3, 4, 6, 6)
+        assert gathered.transpose(0, 2, 3, 1).flags["C_CONTIGUOUS"]
+        np.testing.assert_array_equal(gathered, np.moveaxis(stacked(30)[[3, 12, 29]], -1, 1))
+
+
 def test_a_batch_is_what_the_policy_would_see():
     for normaliser in (None, Normaliser((0.0,), (255.0,)), Normaliser((3.0,) * 144, (2.0,) * 144)):
         spec = PolicySpec(
@@ -104,6 +113,7 @@ def test_a_batch_is_what_the_policy_would_see():
         rows = np.array([29, 0, 11])
         inputs, labels = buffer.batch(rows)
         np.testing.assert_array_equal(inputs, spec.preprocess(full[rows]))
+        assert inputs.dtype == np.float32
         np.testing.assert_array_equal(labels[:, 0], [1, 0, 1])
 
 

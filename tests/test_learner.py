@@ -178,10 +178,14 @@ def test_convolutional_updates_are_autograds_and_adams():
 DENSE = NetArch((3,), 3, (8,), ("relu",))
 
 
-@pytest.mark.parametrize(("arch", "spec"), [(DENSE, LOGITS), (CONV, IMAGE)])
-def test_masked_weights_stay_at_zero_in_both_learners(arch, spec):
+@pytest.mark.parametrize(
+    ("arch", "spec", "batch_norm"),
+    [(DENSE, LOGITS, False), (CONV, IMAGE, False), (CONV, IMAGE, True)],
+)
+def test_masked_weights_stay_at_zero_in_both_learners(arch, spec, batch_norm):
     policy = random_policy(arch, spec)
-    learner = new_learner(arch, policy.parameters, policy_loss(spec, 1.0))
+    loss = policy_loss(spec, 1.0)
+    learner = new_learner(arch, policy.parameters, loss, batch_norm=batch_norm, threads=2)
     masks = [(RNG.random(w.shape) < 0.5).astype(np.float32) for w, _ in policy.parameters]
     learner.mask(masks)
     inputs = RNG.normal(size=(100, *arch.input_shape)).astype(np.float32)

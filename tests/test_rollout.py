@@ -190,3 +190,15 @@ def test_rounds_of_short_episodes_begin_anew(one):
         rollout.collect(None, 1.0, 5000)
         second, _ = rollout.collect(None, 1.0, 9000)
     assert second.tobytes() == visit(one, env=clock, states=80, first_seed=9000).tobytes()
+
+
+@pytest.mark.parametrize("episode_steps", [19, 200])
+def test_a_round_does_not_depend_on_the_workers(two, episode_steps):
+    clock, teacher = EnvSpec("core_envs:Clock-v0"), steer_teacher()
+    found = []
+    for workers in (None, two):
+        with closing(Rollout(teacher, clock, 80, episode_steps=episode_steps)) as rollout:
+            rollout.collect(None, 1.0, 5000, workers)
+            found.append(rollout.collect(None, 1.0, 9000, workers))
+    assert found[0][0].tobytes() == found[1][0].tobytes()
+    assert found[0][1].tobytes() == found[1][1].tobytes()
