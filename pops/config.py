@@ -220,12 +220,21 @@ def _values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 IMAGES: dict[str, dict[str, float]] = {
     "distill": {"first_states": 24_000, "updates": 1000, "states": 4800, "learning_rate": 6e-3},
-    "prune": {"updates": 1000, "guard_every": 125, "guard_episodes": 6, "states": 3200},
-    "search": {"candidates": 6, "rungs": 2, "episodes": 8},
+    "prune": {
+        "updates": 1000,
+        "guard_every": 125,
+        "guard_episodes": 6,
+        "states": 3200,
+        "learning_rate": 2e-4,
+    },
+    "search": {"candidates": 4, "rungs": 2, "episodes": 8},
     "screen": {"distilled": 16, "validation": 40, "confirmation": 40},
 }
 """Budgets for image observations, where a step of the environment and an update cost a hundred
 times what they cost elsewhere, and an episode has thousands of steps."""
+
+IMAGE_ITERATIONS = 2
+"""Of pruning and shrinking at most; the search goes on below."""
 
 
 def _for_images(config: CompressConfig) -> CompressConfig:
@@ -236,7 +245,9 @@ def _for_images(config: CompressConfig) -> CompressConfig:
         usual = type(asked)()
         left = {k: v for k, v in values.items() if getattr(asked, k) == getattr(usual, k)}
         changed[stage] = dataclasses.replace(asked, **left)
-    return dataclasses.replace(config, **changed)
+    usual_iterations = config.iterations == CompressConfig().iterations
+    iterations = IMAGE_ITERATIONS if usual_iterations else config.iterations
+    return dataclasses.replace(config, iterations=iterations, **changed)
 
 
 def paper_preset(config: CompressConfig) -> CompressConfig:

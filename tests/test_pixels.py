@@ -72,11 +72,13 @@ def test_images_have_budgets_of_their_own_unless_others_are_given():
     for stage, values in IMAGES.items():
         for name, value in values.items():
             assert getattr(getattr(images, stage), name) == value
-            more = name in ("guard_every", "states")
-            assert more or value <= getattr(getattr(usual, stage), name)
+            more = name in ("first_states", "states") or stage + name == "distilllearning_rate"
+            assert more == (value > getattr(getattr(usual, stage), name))
     asked = CompressConfig(search=SearchConfig(episodes=99)).resolved(images=True)
     assert asked.search.episodes == 99
     assert asked.search.candidates == IMAGES["search"]["candidates"]
+    assert (usual.iterations, images.iterations) == (8, 2)
+    assert CompressConfig(iterations=3).resolved(images=True).iterations == 3
 
 
 def test_smaller_shapes_are_of_every_kind_and_fall_in_size():
