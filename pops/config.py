@@ -233,8 +233,8 @@ IMAGES: dict[str, dict[str, float]] = {
 """Budgets for image observations, where a step of the environment and an update cost a hundred
 times what they cost elsewhere, and an episode has thousands of steps."""
 
-IMAGE_ITERATIONS = 2
-"""Of pruning and shrinking at most; the search goes on below."""
+IMAGE_ITERATIONS = 1
+"""Of pruning and shrinking; the search goes on below, where it costs less."""
 
 
 def _for_images(config: CompressConfig) -> CompressConfig:

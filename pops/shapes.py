@@ -14,7 +14,7 @@ import numpy as np
 from pops.arch import Conv, NetArch
 from pops.errors import PopsError
 
-SMALLEST = 0.04
+SMALLEST = 0.02
 """The smallest network that is tried, as a share of the one to begin with."""
 
 
@@ -82,14 +82,16 @@ def _narrowed(kind: NetArch, factor: float) -> NetArch:
 def propose_convolutional(base: NetArch, count: int, fewer_layers: bool = True) -> list[NetArch]:
     """At most `count` networks with fewer parameters than `base`, largest first.
 
-    Sizes fall by a constant ratio; each size takes another kind in turn, so that
-    every kind is tried at several sizes.
+    Sizes fall by a constant ratio. Three of four are of the coarser kind, which learns most with
+    the same number of weights (docs/pixels.md); the other kinds take turns at the rest.
     """
     kinds = skeletons(base, fewer_layers)
+    coarse, others = kinds[min(1, len(kinds) - 1)], kinds[2:] or kinds[:1]
     found: dict[int, NetArch] = {}
     for index, share in enumerate(np.geomspace(0.7, SMALLEST, count)):
         target = max(1, round(base.num_parameters * float(share)))
-        arch = with_parameters(kinds[(index + 1) % len(kinds)], target)
+        kind = coarse if index % 4 else others[index // 4 % len(others)]
+        arch = with_parameters(kind, target)
         if arch.num_parameters < base.num_parameters:
             found.setdefault(arch.num_parameters, arch)
     return [found[size] for size in sorted(found, reverse=True)]
