@@ -103,42 +103,67 @@ def inherit(arch: NetArch, parent: NetArch, parameters: Parameters) -> Parameter
     """Weights for a smaller network from a larger one of the same depth.
 
     In every hidden layer the units stay whose incoming and outgoing weights
-    are strongest (the product of their norms).
+    are strongest (the product of their norms). Where the last map is coarser than the
+    parent's, the positions stay that both have, and stand for those next to them.
 
     Args:
-        arch: no layer larger than in `parent`, the same number of layers.
+        arch: fits `can_inherit`.
         parent: the larger network.
         parameters: its weights.
     """
     result = [(w.copy(), b.copy()) for w, b in parameters]
-    sizes = [layer.weight[0] for layer in arch.layers()[:-1]]
-    for index, size in enumerate(sizes):
+    layers = arch.layers()
+    for index, layer in enumerate(layers[:-1]):
         weight, bias = result[index]
         following, next_bias = result[index + 1]
-        positions = following.shape[1] // weight.shape[0] if following.ndim == 2 else 1
+        if index == len(arch.convs) - 1:
+            following = _at_shared_positions(following, parent, arch)
         grouped = following.reshape(following.shape[0], weight.shape[0], -1)
         incoming = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(1))
         outgoing = np.sqrt((grouped**2).sum((0, 2)))
-        order = np.argsort(-incoming * outgoing, kind="stable")[:size]
+        order = np.argsort(-incoming * outgoing, kind="stable")[: layer.weight[0]]
         kept = np.sort(order)
         result[index] = (weight[kept], bias[kept])
-        narrowed = grouped[:, kept]
-        if following.ndim == 2:
-            narrowed = narrowed.reshape(following.shape[0], size * positions)
-        else:
-            narrowed = narrowed.reshape(following.shape[0], size, *following.shape[2:])
-        result[index + 1] = (narrowed, next_bias)
+        kernel = following.shape[2:] if following.ndim == 4 else ()
+        shape = (len(following), len(kept), *kernel) if kernel else (len(following), -1)
+        result[index + 1] = (grouped[:, kept].reshape(shape), next_bias)
     return result
 
 
+def _at_shared_positions(dense: FloatArray, parent: NetArch, arch: NetArch) -> FloatArray:
+    """What reads the parent's last map (units, channels * height * width), on a coarser one.
+
+    A position takes over the weights of those next to it that are no more: where a map is
+    smooth, nothing changes.
+    """
+    channels, height, width = parent.layers()[len(parent.convs) - 1].output_shape
+    _, rows, columns = arch.layers()[len(arch.convs) - 1].output_shape
+    ratio = arch.convs[-1].stride // parent.convs[-1].stride
+    maps = dense.reshape(len(dense), channels, height, width)
+    row, column = (
+        np.minimum(np.arange(old) // ratio, new - 1)[None] == np.arange(new)[:, None]
+        for old, new in ((height, rows), (width, columns))
+    )
+    shared: FloatArray = np.einsum("rh,cw,ukhw->ukrc", row, column, maps, dtype=np.float32)
+    return shared.reshape(len(dense), -1)
+
+
 def can_inherit(arch: NetArch, parent: NetArch) -> bool:
-    """Whether `inherit` fits: the same layers, none larger."""
+    """Whether `inherit` fits: the same layers, none larger.
+
+    The last convolution may have a multiple of the parent's stride.
+    """
     mine, theirs = arch.layers(), parent.layers()
+    if len(mine) != len(theirs) or len(arch.convs) != len(parent.convs):
+        return False
+    last = len(arch.convs) - 1
     return (
-        len(mine) == len(theirs)
-        and arch.inputs == parent.inputs
-        and [(c.kernel, c.stride, c.padding) for c in arch.convs]
-        == [(c.kernel, c.stride, c.padding) for c in parent.convs]
+        arch.inputs == parent.inputs
+        and all(
+            (a.kernel, a.padding) == (b.kernel, b.padding)
+            and (a.stride == b.stride or (index == last and a.stride % b.stride == 0))
+            for index, (a, b) in enumerate(zip(arch.convs, parent.convs))
+        )
         and all(a.weight[0] <= b.weight[0] for a, b in zip(mine, theirs))
     )
 
