@@ -82,7 +82,7 @@ def _narrowed(kind: NetArch, factor: float) -> NetArch:
 def propose_convolutional(base: NetArch, count: int, fewer_layers: bool = True) -> list[NetArch]:
     """At most `count` networks with fewer parameters than `base`, largest first.
 
-    Sizes fall by a constant ratio. Three of four are of the coarser kind, which learns most with
+    Sizes fall by a constant ratio. Four of five are of the coarser kind, which learns most with
     the same number of weights (docs/pixels.md); the other kinds take turns at the rest.
     """
     kinds = skeletons(base, fewer_layers)
@@ -90,7 +90,7 @@ def propose_convolutional(base: NetArch, count: int, fewer_layers: bool = True) 
     found: dict[int, NetArch] = {}
     for index, share in enumerate(np.geomspace(0.7, SMALLEST, count)):
         target = max(1, round(base.num_parameters * float(share)))
-        kind = coarse if index % 4 else others[index // 4 % len(others)]
+        kind = others[index // 5 % len(others)] if index % 5 == 4 else coarse
         arch = with_parameters(kind, target)
         if arch.num_parameters < base.num_parameters:
             found.setdefault(arch.num_parameters, arch)
