@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pops.artifact import load_policy, read_json
+from pops.artifact import load_policy, read_json, sha256_file
 from pops.envs import make_env
 from pops.evaluate import evaluate
 from pops.spec import EnvSpec
@@ -101,6 +101,19 @@ def test_the_teacher_of_pong_wins():
     assert policy.arch.num_parameters == 1_685_667
     assert facts["evaluation_no_op"]["mean"] >= 18
     # 19 in the worst of the 30 games that it was measured on; another CPU may play another game.
+    assert evaluate(policy, policy.spec.env.variant(), [10_000]).mean >= 12
+
+
+@pytest.mark.slow
+def test_the_student_of_pong_is_the_one_that_passed_the_gate():
+    path = ZOO / "pong-student.safetensors"
+    policy, _ = load_policy(path)
+    run = read_json(ZOO / "pong-student.json")
+    assert sha256_file(path) == run["student"]["sha256"]
+    assert sha256_file(ZOO / "pong.safetensors") == run["teacher"]["sha256"]
+    assert run["verdict"]["passed"]
+    assert run["evaluation"]["beside"]["student"]["mean"] >= 18
+    assert policy.arch.num_parameters == run["student"]["num_parameters"] == 309_452
     assert evaluate(policy, policy.spec.env.variant(), [10_000]).mean >= 12
 
 
