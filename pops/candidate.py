@@ -13,7 +13,7 @@ from pops.distill import Lesson, distill, with_rounds
 from pops.evaluate import EvalResult, play
 from pops.frames import States
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.seeds import derive
 from pops.spec import FloatArray
 from pops.weights import initialise

@@ -13,7 +13,7 @@ from pops.batch_norm import NormalisedNetwork
 from pops.loss import PolicyLoss
 from pops.network import PolicyNetwork
 from pops.policy import Parameters
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.spec import Array, FloatArray
 from pops.weights import fold
 

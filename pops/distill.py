@@ -17,7 +17,8 @@ from pops.errors import UsageError
 from pops.learner import Learner, new_learner
 from pops.loss import PolicyLoss, policy_loss
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer, Rollout, Sampler
+from pops.replay import ReplayBuffer
+from pops.rollout import Rollout, Sampler
 from pops.seeds import derive, training_block
 from pops.spec import DiscreteActions, FloatArray, Policy, PolicySpec
 from pops.weights import Scaling

@@ -14,7 +14,7 @@ import numpy as np
 from pops.arch import NetArch
 from pops.loss import PolicyLoss
 from pops.policy import Parameters, activate
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.spec import Array, FloatArray
 from pops.weights import Scaling, fold, standardise
 

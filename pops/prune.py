@@ -21,7 +21,7 @@ from pops.distill import Lesson, fit
 from pops.evaluate import EvalResult, evaluate
 from pops.learner import Learner
 from pops.policy import NumpyPolicy, Parameters
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.seeds import derive, training_block
 from pops.spec import Array, FloatArray
 from pops.weights import nonzeros

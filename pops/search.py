@@ -19,7 +19,7 @@ from pops.config import SearchConfig
 from pops.distill import Lesson
 from pops.policy import Parameters
 from pops.prune import ReturnGuard
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.seeds import screening_seeds
 from pops.shapes import propose_convolutional
 from pops.workers import Workers

@@ -22,7 +22,8 @@ from pops.memory import check_room, states_of_an_iteration
 from pops.policy import NumpyPolicy, Parameters
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
 from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
-from pops.rollout import ReplayBuffer, Sampler, collect_labelled, evaluate_sampling
+from pops.replay import ReplayBuffer
+from pops.rollout import Sampler, collect_labelled, evaluate_sampling
 from pops.seeds import random_seeds, screening_seeds, training_block
 from pops.shrink import shrink
 from pops.students import Origin

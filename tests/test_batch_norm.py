@@ -11,7 +11,7 @@ from pops.distill import cosine, fit
 from pops.learner import new_learner
 from pops.loss import policy_loss
 from pops.policy import NumpyPolicy
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.spec import DiscreteActions, Normaliser, PolicySpec
 from pops.weights import initialise
 

@@ -23,7 +23,8 @@ from pops.evaluate import play
 from pops.learner import new_learner
 from pops.loss import policy_loss
 from pops.policy import NumpyPolicy
-from pops.rollout import ReplayBuffer, collect, label
+from pops.replay import ReplayBuffer
+from pops.rollout import collect, label
 from pops.spec import ContinuousActions, DiscreteActions, Normaliser, PolicySpec
 from pops.weights import Scaling, initialise
 from pops.workers import Workers

@@ -8,7 +8,8 @@ from core_envs import Drift
 
 from pops.frames import Part, Stacks, join_states, open_stacks, state_bytes, write_stacks
 from pops.journal import Journal, StageResult
-from pops.rollout import ReplayBuffer, collect_labelled
+from pops.replay import ReplayBuffer
+from pops.rollout import collect_labelled
 from pops.spec import DiscreteActions, EnvSpec, Normaliser, PolicySpec
 from pops.workers import Workers
 

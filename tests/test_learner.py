@@ -14,7 +14,7 @@ from pops.distill import fit
 from pops.learner import DenseLearner, new_learner
 from pops.loss import policy_loss
 from pops.network import to_torch
-from pops.rollout import ReplayBuffer
+from pops.replay import ReplayBuffer
 from pops.spec import ContinuousActions, DiscreteActions, PolicySpec
 from pops.weights import Scaling
 

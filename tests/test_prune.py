@@ -19,7 +19,8 @@ from pops.prune import (
     masks_at,
     redundancy,
 )
-from pops.rollout import ReplayBuffer, collect, label
+from pops.replay import ReplayBuffer
+from pops.rollout import collect, label
 from pops.spec import DiscreteActions, PolicySpec
 from pops.weights import nonzeros
 from pops.workers import Workers

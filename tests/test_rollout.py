@@ -8,9 +8,9 @@ from core_cases import GLIDE, STEER, glide_teacher, random_policy, steer_teacher
 
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure
+from pops.replay import ReplayBuffer
 from pops.rollout import (
     TASKS,
-    ReplayBuffer,
     Rollout,
     Sampler,
     collect,

@@ -14,7 +14,8 @@ from pops.config import DistillConfig, SearchConfig
 from pops.distill import Lesson
 from pops.evaluate import EvalResult
 from pops.prune import ReturnGuard
-from pops.rollout import ReplayBuffer, label
+from pops.replay import ReplayBuffer
+from pops.rollout import label
 from pops.search import propose, search, settled, survivors, without_inputs
 from pops.spec import DiscreteActions, PolicySpec
 from pops.weights import Scaling
