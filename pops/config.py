@@ -245,8 +245,10 @@ def _for_images(config: CompressConfig) -> CompressConfig:
         usual = type(asked)()
         left = {k: v for k, v in values.items() if getattr(asked, k) == getattr(usual, k)}
         changed[stage] = dataclasses.replace(asked, **left)
-    usual_iterations = config.iterations == CompressConfig().iterations
-    iterations = IMAGE_ITERATIONS if usual_iterations else config.iterations
+    iterations = config.iterations
+    # As published nothing goes on below: the iterations are all there is.
+    if config.preset == "default" and iterations == CompressConfig().iterations:
+        iterations = IMAGE_ITERATIONS
     return dataclasses.replace(config, iterations=iterations, **changed)
 
 

@@ -22,7 +22,7 @@ SETTLED_BY = 1024
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Let torch use this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -93,7 +93,7 @@ class ConvolutionalLearner:
         """Forward, backward, one step of Adam."""
         self._network.train()
         self._given, self._settled = None, False
-        with _threads(self._threads):
+        with torch_threads(self._threads):
             outputs, values, targets = self._outputs(rows)
             slope = torch.from_numpy(np.ascontiguousarray(self._loss.gradient(values, targets)))
             self._optimiser.zero_grad(set_to_none=True)

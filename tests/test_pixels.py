@@ -79,6 +79,7 @@ def test_images_have_budgets_of_their_own_unless_others_are_given():
     assert asked.search.candidates == IMAGES["search"]["candidates"]
     assert (usual.iterations, images.iterations) == (8, 1)
     assert CompressConfig(iterations=3).resolved(images=True).iterations == 3
+    assert CompressConfig(preset="paper").resolved(images=True).iterations == 8
 
 
 def test_smaller_shapes_are_of_every_kind_and_fall_in_size():

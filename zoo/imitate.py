@@ -35,7 +35,7 @@ from pops.envs import make_env
 from pops.evaluate import evaluate
 from pops.network import PolicyNetwork, biases, to_torch
 from pops.policy import NumpyPolicy
-from pops.spec import EnvSpec, FloatArray
+from pops.spec import EnvSpec
 from pops.weights import initialise
 from pops.workers import available_cores
 
@@ -168,14 +168,6 @@ class Lessons:
             labels[row] = self._labels[index][game, step]
         tensor = torch.from_numpy(inputs).float().div_(255.0)
         return tensor.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
-
-
-def parameters_of(network: PolicyNetwork) -> list[tuple[FloatArray, FloatArray]]:
-    """(weight, bias) of each layer."""
-    return [
-        (layer.weight.detach().numpy(), biases(layer).detach().numpy())
-        for layer in network.weighted()
-    ]
 
 
 def load_start(network: PolicyNetwork, path: Path) -> None:
@@ -314,7 +306,7 @@ def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, second
     """Play full games and write the policy with what is known about it."""
     game = PLAYED[args.game]
     spec = game.spec()
-    policy = NumpyPolicy(spec, game.arch(), parameters_of(network))
+    policy = NumpyPolicy(spec, game.arch(), network.folded())
     assert spec.env is not None
     results = {}
     for name, kwargs in (("sticky", STICKY), ("no_op", NO_OP_STARTS)):

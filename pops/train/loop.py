@@ -260,13 +260,9 @@ def _log_to(model: Any, folder: Path) -> None:
 def _threads(count: int) -> Iterator[None]:
     """Dense networks this small are slower on several threads; convolutions use every core."""
     try:
-        import torch
+        from pops.convolutional import torch_threads
     except ImportError as error:
         raise MissingPackage("torch", "train", "pops train") from error
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
+    with torch_threads(count):
         yield
-    finally:
-        torch.set_num_threads(before)
