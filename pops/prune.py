@@ -22,6 +22,7 @@ from pops.evaluate import EvalResult, evaluate
 from pops.learner import Learner
 from pops.policy import NumpyPolicy, Parameters
 from pops.replay import ReplayBuffer
+from pops.rollout import collect_labelled
 from pops.seeds import derive, training_block
 from pops.spec import Array, FloatArray
 from pops.weights import nonzeros
@@ -165,12 +166,23 @@ def iterative_policy_pruning(
                 best, failures, run.pruning = current, 0, True
             elif result.mean < guard.lower_bound or not run.pruning:
                 failures, run.pruning = failures + 1, False
-            observations, labels = rollout.collect(
-                policy if lesson.config.student_states else None,
-                lesson.config.mixture_decay if lesson.config.student_states else 1.0,
-                training_block(lesson.seed, "prune", *name, done),
-                workers,
-            )
+            share = lesson.config.mixture_decay if lesson.config.student_states else 1.0
+            visitor = policy if lesson.config.student_states else None
+            block = training_block(lesson.seed, "prune", *name, done)
+            if len(lesson.spec.input_shape) == 3:
+                observations, labels = rollout.collect(visitor, share, block, workers)
+            else:  # steps are cheap: rather new episodes, on all cores
+                observations, labels = collect_labelled(
+                    lesson.teacher,
+                    visitor,
+                    lesson.env,
+                    teacher_share=share,
+                    states=config.states,
+                    first_seed=block,
+                    workers=workers,
+                    sampler=lesson.sampler,
+                    episode_steps=lesson.episode_steps,
+                )
             buffer.add(observations, labels)
             collected += len(observations)
     left = nonzeros(best)
