@@ -103,8 +103,7 @@ def inherit(arch: NetArch, parent: NetArch, parameters: Parameters) -> Parameter
     """Weights for a smaller network from a larger one of the same depth.
 
     In every hidden layer the units stay whose incoming and outgoing weights
-    are strongest (the product of their norms). Where the last map is coarser than the
-    parent's, the positions stay that both have, and stand for those next to them.
+    are strongest (the product of their norms).
 
     Args:
         arch: fits `can_inherit`.
@@ -116,8 +115,6 @@ def inherit(arch: NetArch, parent: NetArch, parameters: Parameters) -> Parameter
     for index, layer in enumerate(layers[:-1]):
         weight, bias = result[index]
         following, next_bias = result[index + 1]
-        if index == len(arch.convs) - 1:
-            following = _at_shared_positions(following, parent, arch)
         grouped = following.reshape(following.shape[0], weight.shape[0], -1)
         incoming = np.sqrt((weight.reshape(len(weight), -1) ** 2).sum(1))
         outgoing = np.sqrt((grouped**2).sum((0, 2)))
@@ -130,39 +127,16 @@ def inherit(arch: NetArch, parent: NetArch, parameters: Parameters) -> Parameter
     return result
 
 
-def _at_shared_positions(dense: FloatArray, parent: NetArch, arch: NetArch) -> FloatArray:
-    """What reads the parent's last map (units, channels * height * width), on a coarser one.
-
-    A position takes over the weights of those next to it that are no more: where a map is
-    smooth, nothing changes.
-    """
-    channels, height, width = parent.layers()[len(parent.convs) - 1].output_shape
-    _, rows, columns = arch.layers()[len(arch.convs) - 1].output_shape
-    ratio = arch.convs[-1].stride // parent.convs[-1].stride
-    maps = dense.reshape(len(dense), channels, height, width)
-    row, column = (
-        np.minimum(np.arange(old) // ratio, new - 1)[None] == np.arange(new)[:, None]
-        for old, new in ((height, rows), (width, columns))
-    )
-    shared: FloatArray = np.einsum("rh,cw,ukhw->ukrc", row, column, maps, dtype=np.float32)
-    return shared.reshape(len(dense), -1)
-
-
 def can_inherit(arch: NetArch, parent: NetArch) -> bool:
-    """Whether `inherit` fits: the same layers, none larger.
-
-    The last convolution may have a multiple of the parent's stride.
-    """
+    """Whether `inherit` fits: the same layers, none larger."""
     mine, theirs = arch.layers(), parent.layers()
     if len(mine) != len(theirs) or len(arch.convs) != len(parent.convs):
         return False
-    last = len(arch.convs) - 1
     return (
         arch.inputs == parent.inputs
         and all(
-            (a.kernel, a.padding) == (b.kernel, b.padding)
-            and (a.stride == b.stride or (index == last and a.stride % b.stride == 0))
-            for index, (a, b) in enumerate(zip(arch.convs, parent.convs))
+            (a.kernel, a.stride, a.padding) == (b.kernel, b.stride, b.padding)
+            for a, b in zip(arch.convs, parent.convs)
         )
         and all(a.weight[0] <= b.weight[0] for a, b in zip(mine, theirs))
     )

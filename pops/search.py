@@ -21,7 +21,6 @@ from pops.policy import Parameters
 from pops.prune import ReturnGuard
 from pops.replay import ReplayBuffer
 from pops.seeds import screening_seeds
-from pops.shapes import propose_convolutional
 from pops.workers import Workers
 
 RATIOS = (0.85, 0.7, 0.55, 0.4, 0.3, 0.2)
@@ -33,11 +32,9 @@ CONFIDENT = 1.645
 def propose(base: NetArch, config: SearchConfig) -> list[NetArch]:
     """Architectures with fewer parameters than `base`, largest first.
 
-    Dense: no hidden layer, one hidden layer and the depth of `base`, at sizes
-    that fall by a constant ratio. Convolutional: see `pops.shapes`.
+    No hidden layer, one hidden layer and the depth of `base`, at sizes that fall by a
+    constant ratio. Convolutional networks: see `pops.sizes`.
     """
-    if base.convs:
-        return propose_convolutional(base, config.candidates, config.fewer_layers)
     proposals: dict[int, NetArch] = {}
 
     def consider(arch: NetArch) -> None:

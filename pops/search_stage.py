@@ -8,6 +8,7 @@ from pops.candidate import Candidate
 from pops.journal import StageResult
 from pops.record import candidates_from, candidates_to, scalars
 from pops.search import search
+from pops.sizes import search_sizes
 from pops.stages import State
 from pops.validate import out_of_reach, validated_and_confirmed, would_pass
 
@@ -17,8 +18,19 @@ def search_stage(state: State) -> list[Candidate]:
     if not state.config.search.enabled or state.within_budget():
         return list(state.ladder)
     state.tracker.begin("search")
+    found = search_sizes(state, state.arch) if state.arch.convs else _search_dense(state)
+    for candidate in found:
+        state.tracker.record("candidate", **scalars(candidate), kept=True)
+        state.tracker.say(
+            f"search: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
+            f"{candidate.mean:.2f}"
+        )
+    state.ladder.extend(found)
+    return list(state.ladder)
+
+
+def _search_dense(state: State) -> list[Candidate]:
     base = _search_base(state)
-    assert base.parameters is not None
     # Within the margin is not enough to choose by: the gate wants it with confidence.
     teacher, objective = state.teacher_result.mean, state.guard.objective
     guard = dataclasses.replace(state.guard, objective=teacher - 0.25 * (teacher - objective))
@@ -40,15 +52,7 @@ def search_stage(state: State) -> list[Candidate]:
         kept = sorted(last.values(), key=lambda c: c.arch.num_parameters)
         return candidates_to(kept, state.lesson)
 
-    found = candidates_from(state.journal.stage("search/candidates", make))
-    for candidate in found:
-        state.tracker.record("candidate", **scalars(candidate), kept=True)
-        state.tracker.say(
-            f"search: {candidate.arch}, {candidate.arch.num_parameters:,} parameters, returns "
-            f"{candidate.mean:.2f}"
-        )
-    state.ladder.extend(found)
-    return list(state.ladder)
+    return candidates_from(state.journal.stage("search/candidates", make))
 
 
 def _search_base(state: State) -> Candidate:

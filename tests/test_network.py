@@ -106,30 +106,9 @@ def test_units_without_effect_are_what_is_left_out(arch):
     np.testing.assert_allclose(narrow.forward(inputs), expected, rtol=1e-5, atol=1e-5)
 
 
-COARSER = NetArch((2, 8, 8), 3, (10,), ("relu",), (Conv(6, 3, 1), Conv(5, 3, 4)))
-
-
-def test_a_coarser_last_map_inherits_the_positions_that_both_have():
-    finer = SMALL_CONV.layers()[1].output_shape
-    assert (finer, COARSER.layers()[1].output_shape) == ((5, 2, 2), (5, 1, 1))
-    assert can_inherit(COARSER, SMALL_CONV)
-    assert not can_inherit(SMALL_CONV, COARSER)
-    policy = random_policy(SMALL_CONV, spec_for(SMALL_CONV))
-    inherited = inherit(COARSER, SMALL_CONV, policy.parameters)
-    student = NumpyPolicy(policy.spec, COARSER, inherited)
-    # On an even image all positions of a map are alike: nothing is lost.
-    even = np.broadcast_to(RNG.normal(size=(20, 2, 1, 1)), (20, 2, 8, 8)).astype(np.float32)
-    np.testing.assert_allclose(student.forward(even), policy.forward(even), rtol=1e-4, atol=1e-5)
-    kernels = [w for w, _ in policy.parameters[:2]]
-    for kernel, own in zip(kernels, inherited):
-        assert kernel.tobytes() == own[0].tobytes()
-
-
-def test_no_other_stride_is_inherited():
-    first = NetArch((2, 8, 8), 3, (10,), ("relu",), (Conv(6, 3, 2), Conv(5, 3, 2)))
-    assert not can_inherit(first, SMALL_CONV)
-    odd = NetArch((2, 8, 8), 3, (10,), ("relu",), (Conv(6, 3, 1), Conv(5, 3, 3)))
-    assert not can_inherit(odd, SMALL_CONV)
+def test_another_stride_is_not_inherited():
+    other = NetArch((2, 8, 8), 3, (10,), ("relu",), (Conv(6, 3, 2), Conv(5, 3, 2)))
+    assert not can_inherit(other, SMALL_CONV)
 
 
 @settings(deadline=None, max_examples=30)

@@ -10,7 +10,6 @@ from pops.artifact import Run, read_json
 from pops.config import IMAGES, DistillConfig, PruneConfig, SearchConfig
 from pops.evaluate import evaluate
 from pops.policy import NumpyPolicy
-from pops.shapes import coarser, propose_convolutional, skeletons, with_parameters
 from pops.spec import DiscreteActions, EnvSpec, Normaliser, PolicySpec
 
 DRIFT = EnvSpec("core_envs:Drift-v0", frame_stack=2)
@@ -80,31 +79,6 @@ def test_images_have_budgets_of_their_own_unless_others_are_given():
     assert (usual.iterations, images.iterations) == (8, 1)
     assert CompressConfig(iterations=3).resolved(images=True).iterations == 3
     assert CompressConfig(preset="paper").resolved(images=True).iterations == 8
-
-
-def test_smaller_shapes_are_of_every_kind_and_fall_in_size():
-    kinds = skeletons(NATURE)
-    assert len(kinds) == 5
-    assert sum(not kind.widths for kind in kinds) == 3
-    assert min(len(kind.convs) for kind in kinds) == 2
-    proposals = propose_convolutional(NATURE, 8)
-    sizes = [arch.num_parameters for arch in proposals]
-    assert sizes == sorted(sizes, reverse=True)
-    assert len(set(sizes)) == len(sizes) >= 6
-    assert sizes[0] < NATURE.num_parameters
-    assert {len(arch.widths) for arch in proposals} == {0, 1}
-    assert {arch.convs[-1].stride for arch in proposals} >= {1, 2}
-    assert len(skeletons(NATURE, fewer_layers=False)) == 2
-
-
-def test_a_coarser_map_is_read_by_fewer_weights():
-    strided = coarser(NATURE)
-    assert strided.convs == (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 2))
-    assert strided.layers()[3].weight == (512, 64 * 4 * 4)
-    assert coarser(NetArch((1, 3, 3), 2, convs=(Conv(2, 3, 1),))) is None
-    for target in (600_000, 20_000, 2_000):
-        found = with_parameters(strided, target).num_parameters
-        assert 0.5 < found / target < 2.0
 
 
 def test_the_teacher_made_by_hand_plays():

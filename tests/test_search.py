@@ -57,16 +57,6 @@ def test_fewer_layers_down_to_none_unless_switched_off():
     assert propose(NetArch((4,), 2), SearchConfig()) == []
 
 
-def test_convolutional_networks_keep_their_layers_where_they_have_to():
-    base = NetArch((1, 9, 9), 3, (10,), ("relu",), (Conv(6, 3, 2), Conv(5, 3, 1)))
-    for arch in propose(base, SearchConfig(fewer_layers=False)):
-        assert len(arch.convs) == 2
-        assert len(arch.widths) == 1
-        assert all(a.channels <= b.channels for a, b in zip(arch.convs, base.convs))
-    depths = {(len(a.convs), len(a.widths)) for a in propose(base, SearchConfig())}
-    assert (2, 0) in depths
-
-
 def candidate(width, mean):
     arch = NetArch((4,), 2, (width,), ("relu",))
     result = EvalResult((1,), np.array([float(mean)]), np.array([1]))

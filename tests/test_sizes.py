@@ -1,0 +1,104 @@
+"""Sizes of convolutional students: the compact kind, which pair is next."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pops.arch import Conv, NetArch
+from pops.candidate import Candidate, can_inherit
+from pops.evaluate import EvalResult
+from pops.shapes import compact, with_parameters
+from pops.sizes import may_reach, search_sizes, sizes
+
+NATURE = NetArch(
+    (4, 84, 84), 3, (512,), ("relu",), (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
+)
+
+
+def test_the_compact_kind_of_naturecnn():
+    kind = compact(NATURE)
+    assert [(c.kernel, c.stride) for c in kind.convs] == [(4, 4), (4, 2), (3, 1), (3, 2)]
+    student = with_parameters(kind, 7000)
+    assert str(student) == "conv 8x4/4 12x4/2 12x3/1 12x3/2 then 108-20-3"
+    assert (student.num_weights, student.num_parameters) == (6860, 6927)
+    assert NATURE.macs / student.macs > 20
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 4),
+    st.integers(6, 90),
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 8), st.integers(1, 4)), min_size=1),
+    st.integers(0, 60),
+)
+def test_a_compact_kind_fits_any_image(channels, size, convs, hidden):
+    try:
+        widths, activations = ((hidden,), ("relu",)) if hidden else ((), ())
+        base = NetArch(
+            (channels, size, size), 5, widths, activations, tuple(Conv(*c) for c in convs[:4])
+        )
+        base.layers()
+    except Exception:
+        return
+    kind = compact(base)
+    assert kind.input_shape == base.input_shape
+    assert kind.outputs == base.outputs
+    assert len(kind.layers()) >= len(base.convs) + 2
+    for conv, layer in zip(kind.convs, kind.layers()):
+        assert layer.weight[2:] == (conv.kernel, conv.kernel)
+    small, smaller = with_parameters(kind, 2000), with_parameters(kind, 500)
+    assert can_inherit(smaller, small) or smaller.num_parameters > small.num_parameters
+
+
+def test_sizes_fall_by_a_ratio_and_stay_below_the_base():
+    ladder = [a.num_parameters for place in (-2, 0, 2) for a in sizes(NATURE, place)]
+    assert ladder == sorted(ladder, reverse=True)
+    assert len(ladder) == 5
+    assert all(0.35 < b / a < 0.55 for a, b in zip(ladder, ladder[1:]))
+    assert sizes(NATURE, -4) == []
+
+
+def taught(arch, mean, std=4.0):
+    returns = mean + std * np.tile([-1.0, 1.0], 8)
+    return Candidate(str(arch), arch, None, EvalResult(tuple(range(16)), returns, np.ones(16, int)))
+
+
+def test_a_standard_error_below_the_objective_may_still_reach_it():
+    assert may_reach(taught(NATURE, 9.0), 10.0)
+    assert not may_reach(taught(NATURE, 8.9), 10.0)
+    assert may_reach(taught(NATURE, 10.0, 0.0), 10.0)
+
+
+@pytest.mark.parametrize(
+    ("reaches", "places"),
+    [
+        (lambda size: size > 60_000, [0]),  # between the two of the first pair: done
+        (lambda size: size > 20_000, [0, 2]),  # both of the first: down
+        (lambda size: size > 200_000, [0, -2]),  # none: up
+        (lambda size: False, [0, -2]),
+    ],
+)
+def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
+    tried = []
+
+    def teach(state, pair, place):
+        tried.append(place)
+        return [taught(a, 20.0 if reaches(a.num_parameters) else 0.0) for a in pair]
+
+    class Guard:
+        objective = 10.0
+
+    class Search:
+        candidates = 8
+
+    class Config:
+        search = Search
+
+    class State:
+        config, guard = Config, Guard
+
+    monkeypatch.setattr("pops.sizes._taught", teach)
+    found = search_sizes(State, NATURE)
+    assert tried == places
+    assert len(found) == sum(len(sizes(NATURE, place)) for place in places)
