@@ -81,9 +81,9 @@ class SearchConfig:
     candidates: int = 10
     """Architectures that start."""
     rungs: int = 3
-    """Rungs of synchronous halving; the budget doubles from one to the next."""
+    """Rungs of synchronous halving, for dense networks; the budget doubles from one to the next."""
     rounds: int = 2
-    """Rounds of distillation on the first rung."""
+    """Rounds of distillation on the first rung; of a convolutional network, all of them."""
     episodes: int = 24
     """Screening episodes on the first rung."""
     descend: bool = True
@@ -227,7 +227,7 @@ IMAGES: dict[str, dict[str, float]] = {
         "states": 3200,
         "learning_rate": 2e-4,
     },
-    "search": {"candidates": 4, "rungs": 2, "episodes": 8},
+    "search": {"candidates": 4, "rounds": 8, "episodes": 16},
     "screen": {"distilled": 16, "validation": 40, "confirmation": 40},
 }
 """Budgets for image observations, where a step of the environment and an update cost a hundred

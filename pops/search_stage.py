@@ -18,7 +18,10 @@ def search_stage(state: State) -> list[Candidate]:
     if not state.config.search.enabled or state.within_budget():
         return list(state.ladder)
     state.tracker.begin("search")
-    found = search_sizes(state, state.arch) if state.arch.convs else _search_dense(state)
+    if state.arch.convs:
+        found = search_sizes(state, state.arch, state.parameters)
+    else:
+        found = _search_dense(state)
     for candidate in found:
         state.tracker.record("candidate", **scalars(candidate), kept=True)
         state.tracker.say(

@@ -1,4 +1,4 @@
-"""Smaller convolutional networks to try: one compact kind, narrowed to any size."""
+"""Smaller convolutional networks to try: what is left of a larger one, and a compact kind."""
 
 from __future__ import annotations
 
@@ -34,6 +34,25 @@ def compact(base: NetArch) -> NetArch:
     return kind.with_widths(
         (round(unit * PROPORTIONS[2]),), tuple(max(1, round(unit * share)) for share in channels)
     )
+
+
+def levelled(base: NetArch, target: int) -> NetArch:
+    """At most `target` parameters: units leave where the most weights read or make them.
+
+    What is left of `base` is its lean layers; its heaviest, nearly always the dense one behind
+    the last map, goes down to their size.
+    """
+    arch = base
+    while arch.num_parameters > target:
+        units = [*(conv.channels for conv in arch.convs), *arch.widths]
+        weights = [layer.weights for layer in arch.layers()[:-1]]
+        heavy = [index for index, count in enumerate(units) if count > 1]
+        if not heavy:
+            break
+        heaviest = max(heavy, key=lambda index: weights[index])
+        units[heaviest] = min(units[heaviest] - 1, int(0.97 * units[heaviest]))
+        arch = arch.with_widths(tuple(units[len(arch.convs) :]), tuple(units[: len(arch.convs)]))
+    return arch
 
 
 def with_parameters(kind: NetArch, target: int) -> NetArch:

@@ -11,59 +11,65 @@ import math
 from typing import TYPE_CHECKING
 
 from pops.arch import NetArch
-from pops.candidate import Candidate, teach
+from pops.candidate import Candidate, inherit, teach
 from pops.journal import StageResult
+from pops.memory import check_room
+from pops.policy import Parameters
 from pops.record import candidates_from, candidates_to
 from pops.seeds import screening_seeds
-from pops.shapes import compact, with_parameters
+from pops.shapes import compact, levelled, with_parameters
 
 if TYPE_CHECKING:
     from pops.stages import State
 
-START = 0.05
+START = 0.4
 """The larger one of the first pair, as a share of the network that the iterations ended with."""
 STEP = 0.45
 """The next size down, as a share."""
+INHERITS = 0.1
+"""Above this share the student is what is left of that network; below, of the compact kind."""
 SIZES_BLOCK = 10
 FIRST_KEY = 50
 """Keys of seeds are not negative; places are."""
 
 
-def sizes(base: NetArch, place: int) -> list[NetArch]:
+def sizes(base: NetArch, parameters: Parameters, place: int) -> list[Candidate]:
     """The pair at `place`, 0 for the first and one less for each size up, larger first."""
-    kind = compact(base)
-    targets = [base.num_parameters * START * STEP ** (place + k) for k in range(2)]
-    found: dict[NetArch, None] = {}
-    for target in targets:
-        arch = with_parameters(kind, max(1, round(target)))
-        # Beyond its widest the kind has no such size.
-        if STEP * target < arch.num_parameters < base.num_parameters:
-            found[arch] = None
-    return list(found)
+    found: dict[NetArch, Candidate] = {}
+    for share in (START * STEP**place, START * STEP ** (place + 1)):
+        target = max(1, round(base.num_parameters * share))
+        inherits = share >= INHERITS
+        arch = levelled(base, target) if inherits else with_parameters(compact(base), target)
+        if arch.num_parameters < base.num_parameters:
+            weights = inherit(arch, base, parameters) if inherits else None
+            found.setdefault(arch, Candidate(str(arch), arch, weights))
+    return list(found.values())
 
 
-def search_sizes(state: State, base: NetArch) -> list[Candidate]:
+def search_sizes(state: State, base: NetArch, parameters: Parameters) -> list[Candidate]:
     """Teach a pair, then the next two down where the smaller would do, or up where none would.
 
     Args:
         state: the compression so far.
         base: what the iterations ended with.
+        parameters: its weights.
 
     Returns:
         All that were taught, in the order of teaching.
     """
     found: dict[NetArch, Candidate] = {}
+    objective = state.guard.objective
     place, seen = 0, set()
     while len(found) < state.config.search.candidates and place not in seen:
         seen.add(place)
-        pair = [arch for arch in sizes(base, place) if arch not in found]
+        pair = [c for c in sizes(base, parameters, place) if c.arch not in found]
         if not pair:
             break
         taught = _taught(state, pair, place)
         found.update({candidate.arch: candidate for candidate in taught})
-        if may_reach(taught[-1], state.guard.objective):
+        if taught[-1].mean >= objective:
             place += 2
-        elif may_reach(taught[0], state.guard.objective):
+        elif any(may_reach(candidate, objective) for candidate in taught):
             break
         else:
             place -= 2
@@ -77,23 +83,16 @@ def may_reach(candidate: Candidate, objective: float) -> bool:
     return result.mean + result.std / math.sqrt(len(result.seeds)) >= objective
 
 
-def _taught(state: State, pair: list[NetArch], place: int) -> list[Candidate]:
-    search = state.config.search
+def _taught(state: State, pair: list[Candidate], place: int) -> list[Candidate]:
+    search, states = state.config.search, state.config.distill.states
+    check_room(len(pair) * search.rounds * states, state.origin.spec, state.journal.root)
 
     def make() -> StageResult:
         inputs, labels = state.buffer.arrays()
         seeds = tuple(screening_seeds(state.config.seed, search.episodes, SIZES_BLOCK))
         tasks = [
-            (
-                Candidate(str(arch), arch),
-                inputs,
-                labels,
-                state.lesson,
-                search.rounds,
-                seeds,
-                (3, FIRST_KEY + place, index),
-            )
-            for index, arch in enumerate(pair)
+            (entrant, inputs, labels, state.lesson, search.rounds, seeds, (3, FIRST_KEY + place, i))
+            for i, entrant in enumerate(pair)
         ]
         return candidates_to(state.workers.map(teach, tasks), state.lesson)
 

@@ -71,7 +71,10 @@ def test_images_have_budgets_of_their_own_unless_others_are_given():
     for stage, values in IMAGES.items():
         for name, value in values.items():
             assert getattr(getattr(images, stage), name) == value
-            more = name in ("first_states", "states") or stage + name == "distilllearning_rate"
+            more = (
+                name in ("first_states", "states", "rounds")
+                or stage + name == "distilllearning_rate"
+            )
             assert more == (value > getattr(getattr(usual, stage), name))
     asked = CompressConfig(search=SearchConfig(episodes=99)).resolved(images=True)
     assert asked.search.episodes == 99
