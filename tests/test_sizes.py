@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pops.arch import Conv, NetArch
 from pops.candidate import Candidate, can_inherit
 from pops.evaluate import EvalResult
-from pops.shapes import compact, with_parameters
+from pops.shapes import compact, levelled, with_parameters
 from pops.sizes import may_reach, search_sizes, sizes
+from pops.weights import initialise
 
 NATURE = NetArch(
     (4, 84, 84), 3, (512,), ("relu",), (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1))
@@ -55,12 +56,37 @@ def test_a_compact_kind_fits_any_image(channels, size, convs, hidden):
     assert can_inherit(smaller, small) or smaller.num_parameters > small.num_parameters
 
 
+WEIGHTS = initialise(SHRUNK, 0)
+
+
 def test_sizes_fall_by_a_ratio_and_stay_below_the_base():
-    ladder = [a.num_parameters for place in (-2, 0, 2) for a in sizes(SHRUNK, place)]
-    assert ladder == sorted(ladder, reverse=True)
-    assert len(ladder) == 6
-    assert all(0.35 < b / a < 0.55 for a, b in zip(ladder, ladder[1:]))
-    assert sizes(SHRUNK, -6) == []
+    ladder = [c.arch for place in (-2, 0, 2, 4) for c in sizes(SHRUNK, WEIGHTS, place)]
+    counts = [arch.num_parameters for arch in ladder]
+    assert counts == [268_696, 122_506, 55_170, 24_751, 10_762, 5_006, 2_351]
+    assert sizes(SHRUNK, WEIGHTS, -4) == []
+
+
+def test_large_sizes_keep_weights_and_small_ones_begin_anew():
+    large, small = sizes(SHRUNK, WEIGHTS, 0)[1], sizes(SHRUNK, WEIGHTS, 2)[0]
+    assert str(large.arch) == "conv 19x8/4 64x4/2 18x3/1 then 882-23-3"
+    assert large.parameters[0][0].tobytes() == WEIGHTS[0][0].tobytes()
+    assert small.parameters is None
+    assert small.arch.convs[0].kernel == 4
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 400_000))
+def test_a_levelled_network_is_as_large_as_asked_for(target):
+    arch = levelled(SHRUNK, target)
+    assert can_inherit(arch, SHRUNK)
+    smallest = levelled(SHRUNK, 1)
+    assert smallest.num_parameters == 340
+    assert arch.num_parameters <= max(target, 340)
+    if 5000 < target < SHRUNK.num_parameters:
+        assert arch.num_parameters > 0.9 * target
+        weights = sorted(layer.weights for layer in arch.layers()[:-1])
+        before = sorted(layer.weights for layer in SHRUNK.layers()[:-1])
+        assert weights[-1] / weights[0] < before[-1] / before[0]
 
 
 def taught(arch, mean, std=4.0):
@@ -77,10 +103,10 @@ def test_a_standard_error_below_the_objective_may_still_reach_it():
 @pytest.mark.parametrize(
     ("reaches", "places"),
     [
-        (lambda size: size > 20_000, [0]),  # between the two of the first pair: done
-        (lambda size: size > 10_000, [0, 2]),  # both of the first: down
-        (lambda size: size > 50_000, [0, -2]),  # none: up
-        (lambda size: False, [0, -2, -4]),  # until the kind has no larger one
+        (lambda size: size > 60_000, [0]),  # between the two of the first pair: done
+        (lambda size: size > 20_000, [0, 2]),  # both of the first: down
+        (lambda size: size > 200_000, [0, -2]),  # none: up
+        (lambda size: False, [0, -2]),  # until the kind has no larger one
     ],
 )
 def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
@@ -88,7 +114,7 @@ def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
 
     def teach(state, pair, place):
         tried.append(place)
-        return [taught(a, 20.0 if reaches(a.num_parameters) else 0.0) for a in pair]
+        return [taught(c.arch, 20.0 if reaches(c.arch.num_parameters) else 0.0) for c in pair]
 
     class Guard:
         objective = 10.0
@@ -103,6 +129,6 @@ def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
         config, guard = Config, Guard
 
     monkeypatch.setattr("pops.sizes._taught", teach)
-    found = search_sizes(State, SHRUNK)
+    found = search_sizes(State, SHRUNK, WEIGHTS)
     assert tried == places
-    assert len(found) == sum(len(sizes(SHRUNK, place)) for place in places)
+    assert len(found) == sum(len(sizes(SHRUNK, WEIGHTS, place)) for place in places)
