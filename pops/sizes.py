@@ -33,15 +33,21 @@ FIRST_KEY = 50
 """Keys of seeds are not negative; places are."""
 
 
-def sizes(base: NetArch, parameters: Parameters, place: int) -> list[Candidate]:
-    """The pair at `place`, 0 for the first and one less for each size up, larger first."""
+def sizes(base: NetArch, parameters: Parameters | None, place: int) -> list[Candidate]:
+    """The pair at `place`, 0 for the first and one less for each size up, larger first.
+
+    Args:
+        base: what the sizes are shares of.
+        parameters: its weights, which the larger students keep; None if all begin anew.
+        place: two less for the pair above, two more for the one below.
+    """
     found: dict[NetArch, Candidate] = {}
     for share in (START * STEP**place, START * STEP ** (place + 1)):
         target = max(1, round(base.num_parameters * share))
-        inherits = share >= INHERITS
+        inherits = parameters is not None and share >= INHERITS
         arch = levelled(base, target) if inherits else with_parameters(compact(base), target)
         if arch.num_parameters < base.num_parameters:
-            weights = inherit(arch, base, parameters) if inherits else None
+            weights = inherit(arch, base, parameters) if inherits and parameters else None
             found.setdefault(arch, Candidate(str(arch), arch, weights))
     return list(found.values())
 
@@ -59,10 +65,11 @@ def search_sizes(state: State, base: NetArch, parameters: Parameters) -> list[Ca
     """
     found: dict[NetArch, Candidate] = {}
     objective = state.guard.objective
+    kept = parameters if state.config.distill.race_warm_start else None
     place, seen = 0, set()
     while len(found) < state.config.search.candidates and place not in seen:
         seen.add(place)
-        pair = [c for c in sizes(base, parameters, place) if c.arch not in found]
+        pair = [c for c in sizes(base, kept, place) if c.arch not in found]
         if not pair:
             break
         taught = _taught(state, pair, place)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pops.arch import Conv, NetArch
 from pops.candidate import Candidate, can_inherit
+from pops.config import DistillConfig
 from pops.evaluate import EvalResult
 from pops.shapes import compact, levelled, with_parameters
 from pops.sizes import may_reach, search_sizes, sizes
@@ -72,6 +73,9 @@ def test_large_sizes_keep_weights_and_small_ones_begin_anew():
     assert large.parameters[0][0].tobytes() == WEIGHTS[0][0].tobytes()
     assert small.parameters is None
     assert small.arch.convs[0].kernel == 4
+    anew = sizes(SHRUNK, None, 0)[1]
+    assert anew.parameters is None
+    assert anew.arch.convs[0].kernel == 4
 
 
 @settings(deadline=None, max_examples=30)
@@ -123,7 +127,7 @@ def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
         candidates = 8
 
     class Config:
-        search = Search
+        search, distill = Search, DistillConfig()
 
     class State:
         config, guard = Config, Guard

@@ -113,7 +113,7 @@ def test_the_student_of_pong_is_the_one_that_passed_the_gate():
     assert sha256_file(ZOO / "pong.safetensors") == run["teacher"]["sha256"]
     assert run["verdict"]["passed"]
     assert run["evaluation"]["beside"]["student"]["mean"] >= 18
-    assert policy.arch.num_parameters == run["student"]["num_parameters"] == 309_452
+    assert policy.arch.num_parameters == run["student"]["num_parameters"] == 122_506
     assert evaluate(policy, policy.spec.env.variant(), [10_000]).mean >= 12
 
 
