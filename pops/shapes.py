@@ -37,7 +37,7 @@ def compact(base: NetArch) -> NetArch:
 
 
 def levelled(base: NetArch, target: int) -> NetArch:
-    """At most `target` parameters: units leave where the most weights read or make them.
+    """At most `target` parameters: units leave the layer that holds most weights.
 
     What is left of `base` is its lean layers; its heaviest, nearly always the dense one behind
     the last map, goes down to their size.
