@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from export_cases import CARTPOLE, cartpole_policy, dense_case, image_case, make_run
 
-from pops.arch import NetArch
+from pops.arch import Conv, NetArch
 from pops.policy import NumpyPolicy
-from pops.spec import DiscreteActions, PolicySpec
+from pops.spec import DiscreteActions, Normaliser, PolicySpec
+from pops.weights import initialise
 from pops_export.config import ExportConfig
 from pops_export.export import export
 from pops_export.fake_quantisation import FakeQuantised, distil
@@ -114,3 +115,23 @@ def test_a_teacher_file_is_exported_with_its_environment(tmp_path):
     assert result.artifact["calibration"]["n"] == 5000
     assert result.exit_code == 0
     assert set(result.artifact["files"]) == {"onnx_fp32", "onnx_int8"}
+
+
+def test_pixels_are_learned_from_in_the_unit_of_their_weights():
+    """Divided by 255 the first layer's weights were lost in one step, and nothing got better."""
+    arch = NetArch((2, 12, 12), 3, (8,), ("relu",), (Conv(4, 4, 2),))
+    spec = PolicySpec(
+        (12, 12, 2),
+        DiscreteActions(3),
+        "logits",
+        "uint8",
+        channels_last=True,
+        normaliser=Normaliser((0.0,), (255.0,)),
+    )
+    *hidden, (last, bias) = initialise(arch, 0)
+    policy = NumpyPolicy(spec, arch, [*hidden, (last * np.float32(30.0), bias)])
+    states = np.random.default_rng(0).integers(0, 256, (600, 12, 12, 2)).astype(np.uint8)
+    taught = distil(policy, states, 60, 1e-3, 0)
+    before, after = policy.parameters[0][0], taught.parameters[0][0]
+    moved = np.sqrt(((after - before) ** 2).mean() / (before**2).mean())
+    assert 1e-3 < moved < 0.3

@@ -129,7 +129,10 @@ def _distil(
     loss = policy_loss(spec, temperature)
     wanted, best_actions = loss.targets(targets), torch.from_numpy(targets.argmax(1))
     module = FakeQuantised(network)
-    optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
+    first, *others = module.parameters()
+    groups = [{"params": [first], "unit": _first_unit(policy, network)}]
+    groups.append({"params": others, "unit": 1.0})
+    optimiser = torch.optim.Adam(groups, lr=learning_rate)
     rng = np.random.default_rng((seed, 11))
     scale = temperature if network.centred else 1.0
     best, best_cost = module.parameters_in_order(), (float("inf"), float("inf"))
@@ -145,12 +148,24 @@ def _distil(
             if cost < best_cost:
                 best, best_cost = module.parameters_in_order(), cost
         rows = rng.integers(0, len(inputs), BATCH)
-        optimiser.param_groups[0]["lr"] = learning_rate * (1 - update / (updates + 1))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * group["unit"] * (1 - update / (updates + 1))
         outputs = module(inputs[rows]) / scale
         optimiser.zero_grad(set_to_none=True)
         outputs.backward(torch.from_numpy(loss.gradient(outputs.detach().numpy(), wanted[rows])))
         optimiser.step()
     return _unfolded(policy, network, best)
+
+
+def _first_unit(policy: NumpyPolicy, network: Network) -> float:
+    """How large the first layer's weights are beside what the policy was trained with.
+
+    Where pixels come as 0 to 255 its weights hold 1/255: a step of the usual size would be half
+    of them.
+    """
+    if network.image and policy.spec.normaliser is not None and network.stage.scale is None:
+        return float(np.float32(1.0 / policy.spec.normaliser.std[0]))
+    return 1.0
 
 
 def _unfolded(
@@ -162,9 +177,8 @@ def _unfolded(
         chosen = range(len(network.exponents)) if policy.arch.inputs is None else policy.arch.inputs
         factor = np.exp2([network.exponents[i] for i in chosen])
         parameters[0] = ((weight * factor).astype(np.float32), bias)
-    elif network.image and policy.spec.normaliser is not None and network.stage.scale is None:
-        std = float(np.float32(1.0 / policy.spec.normaliser.std[0]))
-        parameters[0] = ((weight / std).astype(np.float32), bias)
+    else:
+        parameters[0] = ((weight / _first_unit(policy, network)).astype(np.float32), bias)
     return NumpyPolicy(policy.spec, policy.arch, parameters)
 
 
