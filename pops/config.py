@@ -91,7 +91,7 @@ class SearchConfig:
     restarts: int = 3
     """Fresh starts of each network on that way down."""
     fewer_layers: bool = True
-    """Try fewer hidden layers, down to a linear policy."""
+    """Try fewer hidden layers of dense networks, down to a linear policy."""
     fewer_inputs: bool = True
     """Try to do without some inputs."""
 
