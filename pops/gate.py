@@ -8,7 +8,9 @@ chapter 13).
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,11 @@ RESAMPLES = 10_000
 BOOTSTRAP_SEED = 20_200_101
 ENOUGH_TRAJECTORIES = 50
 """Different trajectories that the gate wants to see, or half of the episodes if those are fewer."""
+
+WORTHWHILE = 100
+"""Times as many episodes, beyond which more of them are not worth advising."""
+ENOUGH_POWER = 0.8
+"""How often a student as good as its teacher should pass."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,46 @@ def margin(teacher: EvalResult, random: EvalResult, max_drop: float = 0.05) -> f
     A teacher without variance thereby asks for its own return, exactly.
     """
     return max(0.0, min(max_drop * (teacher.mean - random.mean), 0.5 * teacher.std))
+
+
+def enough_episodes(
+    deviation: float, allowed: float, alpha: float, power: float = ENOUGH_POWER
+) -> int:
+    """Paired episodes of a gate that a student exactly as good as its teacher passes.
+
+    n = ((z_(1-alpha) + z_power)·deviation / allowed)², by the normal approximation (Julious 2004,
+    Sample sizes for clinical trials with normal data, section 5).
+
+    Args:
+        deviation: standard deviation of one pair's difference, in units of return.
+        allowed: how far below zero the bound may lie: the margin, less what is known to be lost.
+        alpha: the gate's error level.
+        power: how often such a student is to pass.
+
+    Raises:
+        ValueError: if nothing is allowed.
+    """
+    if allowed <= 0:
+        raise ValueError("no number of episodes is enough where nothing may be lost")
+    z = NormalDist().inv_cdf
+    return max(1, math.ceil(((z(1 - alpha) + z(power)) * deviation / allowed) ** 2))
+
+
+def too_few_episodes(teacher: EvalResult, margin: float, alpha: float, episodes: int) -> str | None:
+    """What to say before any work where a gate may well fail a student that is no worse.
+
+    A student's choices soon lead elsewhere, so that of a pair only the seed is the same and the
+    difference has twice the variance of the teacher's returns.
+    """
+    if margin <= 0:
+        return None
+    enough = enough_episodes(math.sqrt(2) * teacher.std, margin, alpha)
+    if enough <= episodes:
+        return None
+    return (
+        f"returns vary so much that a gate of {episodes:,} episodes may fail a student that is as "
+        f"good as its teacher; --episodes {enough} would pass it four times of five"
+    )
 
 
 def needed_trajectories(episodes: int) -> int:
@@ -129,6 +176,10 @@ def judge(student: EvalResult, teacher: EvalResult, margin: float, alpha: float 
         f"{teacher.mean:.2f}; with {100 * (1 - alpha):.4g} % confidence the difference is no "
         f"lower than {bound:+.2f}, {relation} {allowed}."
     )
+    if not passed and drop < margin:
+        enough = enough_episodes(float(differences.std(ddof=1)), margin - drop, alpha)
+        if enough <= WORTHWHILE * episodes:
+            reason += f" {episodes} episodes are too few to tell: about {enough:,} would."
     known = [n for n in (student.distinct, teacher.distinct) if n is not None]
     distinct = min(known) if known else None
     if distinct is not None and distinct < needed_trajectories(episodes):

@@ -16,7 +16,7 @@ from pops.distill import Lesson, calibrate_temperature, folded_copy, training_de
 from pops.envs import EnvSource
 from pops.errors import PopsError
 from pops.evaluate import EvalResult, evaluate, evaluate_random
-from pops.gate import check_teacher, margin
+from pops.gate import check_teacher, margin, too_few_episodes
 from pops.journal import Journal, StageResult
 from pops.memory import check_room, states_of_an_iteration
 from pops.policy import NumpyPolicy, Parameters
@@ -133,6 +133,8 @@ def measure_teacher(state: State) -> None:
         f"{teacher.mean:.2f} ± {teacher.std:.2f}, random actions {random.mean:.2f}; "
         f"no worse means within {allowed:.2f}"
     )
+    if doubt := too_few_episodes(teacher, allowed, state.config.gate.alpha, state.config.episodes):
+        state.tracker.say(doubt)
     error = teacher.std / math.sqrt(len(teacher.seeds))
     if sampled is not None and sampled > teacher.mean + max(allowed, 3 * error):
         state.tracker.say(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pops.errors import GateFailed, PopsError
 from pops.evaluate import EvalResult
-from pops.gate import check_teacher, judge, lower_bound, margin
+from pops.gate import check_teacher, enough_episodes, judge, lower_bound, margin, too_few_episodes
 
 
 def result(returns, first_seed=0):
@@ -142,3 +142,37 @@ def test_results_that_nobody_watched_are_judged_by_their_returns():
     verdict = judge(result([1.0, 2.0]), result([1.0, 2.0]), margin=0.0)
     assert verdict.passed
     assert verdict.distinct is None
+
+
+def test_enough_episodes_pass_an_equal_student_four_times_of_five():
+    enough = enough_episodes(deviation=30.0, allowed=4.0, alpha=0.05)
+    assert enough == 348  # ((1.6449 + 0.8416)·30/4)² = 347.8
+    rng = np.random.default_rng(3)
+    bounds = [lower_bound(rng.normal(0.0, 30.0, enough), 0.05) for _ in range(300)]
+    assert np.mean(np.asarray(bounds) >= -4.0) == pytest.approx(0.8, abs=0.06)
+    with pytest.raises(ValueError):
+        enough_episodes(30.0, 0.0, 0.05)
+
+
+def test_a_teacher_that_varies_much_is_told_how_many_episodes_to_ask_for():
+    teacher = result(np.tile([1000.0, 3000.0], 50))
+    # √2·1000 against 85: ((1.6449 + 0.8416)·16.64)² = 1712.
+    said = too_few_episodes(teacher, margin=85.0, alpha=0.05, episodes=100)
+    assert said is not None
+    assert "--episodes 1712" in said
+    assert too_few_episodes(teacher, margin=85.0, alpha=0.05, episodes=1712) is None
+    assert too_few_episodes(result([500.0] * 9), margin=0.0, alpha=0.05, episodes=20) is None
+
+
+def test_a_gate_that_is_too_small_says_how_large_it_should_be():
+    rng = np.random.default_rng(4)
+    teacher = result(rng.normal(100.0, 20.0, 50))
+    student = result(teacher.returns + rng.normal(0.0, 20.0, 50))
+    verdict = judge(student, teacher, margin=4.0)
+    assert not verdict.passed
+    assert verdict.mean_drop < 4.0
+    spread = np.std(student.returns - teacher.returns, ddof=1)
+    enough = enough_episodes(float(spread), 4.0 - verdict.mean_drop, 0.05)
+    assert verdict.reason.endswith(f"50 episodes are too few to tell: about {enough:,} would.")
+    worse = judge(result(teacher.returns - 30.0), teacher, margin=4.0)
+    assert "too few" not in worse.reason
