@@ -15,11 +15,12 @@ from pops.config import CompressConfig
 from pops.distill import Lesson, calibrate_temperature, folded_copy, training_device
 from pops.envs import EnvSource
 from pops.errors import PopsError
-from pops.evaluate import EvalResult, evaluate, evaluate_random
+from pops.evaluate import EvalResult, evaluate, evaluate_random, join
 from pops.gate import check_teacher, margin, too_few_episodes
 from pops.journal import Journal, StageResult
 from pops.memory import check_room, states_of_an_iteration
 from pops.policy import NumpyPolicy, Parameters
+from pops.precision import times_more, with_more_episodes
 from pops.prune import CurvePoint, ReturnGuard, iterative_policy_pruning, redundancy
 from pops.record import candidate_from, candidate_to, result_from, result_to, scalars
 from pops.replay import ReplayBuffer
@@ -102,11 +103,7 @@ def measure_teacher(state: State) -> None:
     state.tracker.begin("load")
 
     def make() -> StageResult:
-        teacher = state.play_teacher(
-            screening_seeds(seed, state.config.screen.validation, VALIDATION_BLOCK)
-        )
-        random = evaluate_random(state.env, random_seeds(seed, RANDOM_EPISODES), state.workers)
-        check_teacher(teacher, random)
+        teacher, random = _reference_returns(state)
         other = None
         if state.origin.sampler is not None and not state.config.stochastic:
             episodes = min(50, max(1, state.config.screen.validation // 4))
@@ -122,6 +119,8 @@ def measure_teacher(state: State) -> None:
     teacher, random = result_from(facts["teacher"]), result_from(facts["random"])
     sampled = facts["sampled_mean"]
     allowed = margin(teacher, random, state.config.max_drop)
+    times = len(teacher.seeds) // state.config.screen.validation
+    state.config = with_more_episodes(state.config, times)
     state.teacher_result, state.random_result = teacher, random
     state.guard = ReturnGuard(
         lower_bound=random.mean + 0.5 * (teacher.mean - random.mean),
@@ -141,6 +140,19 @@ def measure_teacher(state: State) -> None:
             f"the teacher plays better when it samples its actions ({sampled:.2f}) than by its "
             "best action; consider --stochastic"
         )
+
+
+def _reference_returns(state: State) -> tuple[EvalResult, EvalResult]:
+    """The teacher on as many validation episodes as its returns ask for, and random actions."""
+    seed, usual = state.config.seed, state.config.screen.validation
+    teacher = state.play_teacher(screening_seeds(seed, usual, VALIDATION_BLOCK))
+    random = evaluate_random(state.env, random_seeds(seed, RANDOM_EPISODES), state.workers)
+    check_teacher(teacher, random)
+    times = times_more(teacher.std, margin(teacher, random, state.config.max_drop), usual)
+    if times > 1:
+        more = screening_seeds(seed, times * usual, VALIDATION_BLOCK)[usual:]
+        teacher = join([teacher, state.play_teacher(more)])
+    return teacher, random
 
 
 def visit_stage(state: State) -> None:

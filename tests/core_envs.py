@@ -51,6 +51,19 @@ class Glide(Steer):
         return float(action[0])
 
 
+class Gamble(Steer):
+    """Every episode pays, or takes, something at the end, twice what good steering is worth."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.luck = 40.0 * self.np_random.choice([-1.0, 1.0])
+        return observation, info
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward + self.luck * truncated, terminated, truncated, info
+
+
 class Raises(Steer):
     """Raises in the fourth step of an episode."""
 
@@ -182,7 +195,7 @@ class DoubleReward(gym.RewardWrapper):
         return 2.0 * float(reward)
 
 
-NAMES = (Steer, Glide, Raises, RaisesLate, NaNReward, NaNObservation, RaisesAtReset)
+NAMES = (Steer, Glide, Gamble, Raises, RaisesLate, NaNReward, NaNObservation, RaisesAtReset)
 for kind in (*NAMES, KeepsState, Succeeds, Drift, Clock, SameAlways):
     gym.register(f"{kind.__name__}-v0", entry_point=f"core_envs:{kind.__name__}")
 

@@ -22,7 +22,7 @@ import multiprocessing
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,10 +31,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pops.artifact import atomic_path, read_arrays, save_policy, write_arrays, write_json
+from pops.batch_norm import NormalisedNetwork
+from pops.convolutional import SETTLED_BY
 from pops.envs import make_env
 from pops.evaluate import evaluate
-from pops.network import PolicyNetwork, biases, to_torch
-from pops.policy import NumpyPolicy
+from pops.network import PolicyNetwork, biases
+from pops.policy import NumpyPolicy, Parameters
 from pops.spec import EnvSpec
 from pops.weights import initialise
 from pops.workers import available_cores
@@ -123,8 +125,8 @@ def _collector_process(pipe: Any, name: str, seed: int) -> None:
         order = pipe.recv()
         if order is None:
             return
-        state, steps, share = order
-        network.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
+        parameters, steps, share = order
+        network.load(parameters)
         pipe.send(collector.collect(network, steps, share))
 
 
@@ -190,7 +192,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--steps", type=int, default=640, help="decisions a game and round")
     parser.add_argument("--updates", type=int, default=500, help="gradient updates a round")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument(
         "--threads", type=int, default=2, help="cores that train; one more collects"
     )
@@ -206,13 +208,16 @@ class Pupil:
         arch = PLAYED[args.game].arch()
         self._args = args
         self._checkpoint = args.out / "checkpoint.pt"
-        self._network = to_torch(arch, initialise(arch, args.seed))
+        self._network = NormalisedNetwork(arch)
+        self._network.load(initialise(arch, args.seed))
         if args.start is not None:
             load_start(self._network, args.start)
         self._network.to(memory_format=torch.channels_last)
         self._average = AveragedModel(self._network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
         self._optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=args.learning_rate, weight_decay=1e-4
+            [p for p in self._network.parameters() if p.requires_grad],
+            lr=args.learning_rate,
+            weight_decay=1e-4,
         )
         self.rounds, self.seconds = 0, 0.0
         if self._checkpoint.is_file():
@@ -222,10 +227,12 @@ class Pupil:
             self._average.load_state_dict(saved["average"])
             self._optimizer.load_state_dict(saved["optimizer"])
 
-    @property
-    def player(self) -> PolicyNetwork:
-        """The network that plays."""
-        return self._average.module
+    def player(self, lessons: Lessons) -> Parameters:
+        """The policy that plays: the average, normalised by the statistics of what was seen."""
+        average = cast(NormalisedNetwork, self._average.module)
+        if len(lessons):
+            average.settle(lessons.batch(np.random.default_rng(self.rounds), SETTLED_BY)[0])
+        return average.folded()
 
     def save(self) -> None:
         """One more round is done."""
@@ -251,6 +258,10 @@ class Pupil:
         rate = args.learning_rate * 0.5 * (1 + math.cos(math.pi * falling))
         self._optimizer.param_groups[0]["lr"] = max(rate, 0.02 * args.learning_rate)
         losses = []
+        if self.rounds == 1 and args.start is not None:
+            # Go on as what was given, and not as what normalising its units would make of it.
+            self._network.settle(lessons.batch(rng, SETTLED_BY)[0], unchanged=True)
+        self._network.train()
         for _ in range(args.updates):
             inputs, labels = lessons.batch(rng, BATCH)
             with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
@@ -278,8 +289,7 @@ def train(args: argparse.Namespace) -> None:
     while pupil.rounds < args.rounds:
         started, turn = time.process_time(), pupil.rounds
         share = 0.5**turn if args.start is None else 0.0
-        played = {k: v.numpy() for k, v in pupil.player.state_dict().items()}
-        here.send((played, args.steps, share))
+        here.send((pupil.player(lessons), args.steps, share))
         loss = pupil.learn(lessons) if len(lessons) else math.nan
         part = here.recv()
         write_arrays(args.out / f"round-{turn}.npz", part)
@@ -293,7 +303,7 @@ def train(args: argparse.Namespace) -> None:
             flush=True,
         )
     here.send(None)
-    finish(pupil.player, args, len(lessons), pupil.seconds)
+    finish(pupil.player(lessons), args, len(lessons), pupil.seconds)
 
 
 def _mean_return(part: dict[str, Any], sticky: int) -> str:
@@ -302,11 +312,11 @@ def _mean_return(part: dict[str, Any], sticky: int) -> str:
     return f"{returns.mean():.1f} ({len(returns)})" if len(returns) else "-"
 
 
-def finish(network: PolicyNetwork, args: argparse.Namespace, states: int, seconds: float) -> None:
+def finish(parameters: Parameters, args: argparse.Namespace, states: int, seconds: float) -> None:
     """Play full games and write the policy with what is known about it."""
     game = PLAYED[args.game]
     spec = game.spec()
-    policy = NumpyPolicy(spec, game.arch(), network.folded())
+    policy = NumpyPolicy(spec, game.arch(), parameters)
     assert spec.env is not None
     results = {}
     for name, kwargs in (("sticky", STICKY), ("no_op", NO_OP_STARTS)):

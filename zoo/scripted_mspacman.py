@@ -47,8 +47,8 @@ _MANY, _NEXT = 0.25, 3.0
 """How much all that there is to eat counts, and the best of it."""
 _POWER, _GHOST, _FRUIT_WORTH = 4.0, 12.0, 8.0
 """In pellets."""
-_KEEP = 1.0
-"""What it is worth not to turn back."""
+_KEEP = 4.0
+"""What it is worth not to turn back, in pellets: a pupil cannot follow one that dithers."""
 _SLACK = 8.0
 """Pixels that the player has to be ahead of a ghost."""
 _TRAPPED, _JUNCTIONS = 8.0, 2.0
