@@ -45,7 +45,7 @@ def test_returns_that_vary_much_are_screened_on_more_episodes(tmp_path, capsys):
     with Tracker(out, "plain") as tracker:
         result = compress(steer_teacher(), gamble, out, config, workers=1, tracker=tracker)
     (episodes,) = {rung["episodes"] for rung in result.manifest["ladder"]}
-    # Margin 1.43 to 1.6, deviation 40: 625 to 782 episodes are what its square asks for.
+    # A deviation of 40, a margin of 1.7: (40 / 1.7)² is about 550.
     assert episodes == 3 * usual
     said = capsys.readouterr().out
     assert "may fail a student that is as good as its teacher; --episodes " in said
