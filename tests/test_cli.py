@@ -10,7 +10,10 @@ from core_cases import TINY_OPTIONS, run_pops, steer_teacher
 import pops
 from pops.artifact import load_policy, save_policy
 from pops.cli import COMMANDS, main
-from pops.evaluate import evaluate
+from pops.evaluate import evaluate, evaluate_random
+from pops.gate import judge, margin
+from pops.seeds import random_seeds
+from pops.workers import Workers
 
 EVAL_KEYS = {
     *("episodes", "seed", "mean", "std", "min", "max", "mean_length", "num_parameters", "returns")
@@ -91,6 +94,42 @@ def test_eval_in_words(teacher, capsys):
     assert "over 3 episodes" in text
     assert "387 parameters" in text
     assert main(["eval", str(teacher), "--episodes", "0"]) == 2
+
+
+def test_eval_against_a_teacher_is_the_gate(teacher, tmp_path, capsys):
+    options = ["--episodes", "20", "--seed", "500", "--workers", "1", "--against", str(teacher)]
+    assert main(["eval", str(teacher), *options]) == 0
+    assert "passed: On 20 paired episodes" in capsys.readouterr().out
+    policy, _ = load_policy(teacher)
+    worse = type(policy)(
+        policy.spec, policy.arch, [(0.0 * weight, bias) for weight, bias in policy.parameters]
+    )
+    save_policy(tmp_path / "worse.safetensors", worse)
+    assert main(["eval", str(tmp_path / "worse.safetensors"), *options, "--json"]) == 3
+    data = json.loads(capsys.readouterr().out)
+    seeds = range(500, 520)
+    student, reference = (evaluate(p, policy.spec.env, seeds) for p in (worse, policy))
+    with Workers(1) as pool:
+        random = evaluate_random(policy.spec.env, random_seeds(0, 100), pool)
+    assert data["against"]["random"]["mean"] == random.mean
+    assert data["against"]["teacher"]["returns"] == reference.returns.tolist()
+    verdict = judge(student, reference, margin(reference, random))
+    assert data["against"]["verdict"] == verdict.to_json()
+    assert not verdict.passed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--against", "nothing"],
+        ["--against", "SELF", "--episodes", "19"],
+        ["--against", "SELF", "--max-drop", "1"],
+    ],
+)
+def test_eval_against_nothing_or_too_few_is_wrong_usage(teacher, options, capsys):
+    options = [str(teacher) if option == "SELF" else option for option in options]
+    assert main(["eval", str(teacher), *options]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_env_kwargs_and_wrappers(teacher, capsys):

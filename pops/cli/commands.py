@@ -20,6 +20,7 @@ from pops.spec import EnvSpec
 from pops.train.config import TrainConfig, parse_env_kwargs
 
 if TYPE_CHECKING:
+    from pops.policy import NumpyPolicy
     from pops.spec import Policy
     from pops.teacher.load import Teacher
 
@@ -82,6 +83,8 @@ def eval(
     activation: Optional[str] = None,
     runtime: Optional[str] = None,
     file: Literal["int8", "fp32"] = "int8",
+    against: Optional[Path] = None,
+    max_drop: float = 0.05,
     workers: Optional[int] = None,
     json: bool = False,
 ) -> int:
@@ -96,18 +99,23 @@ def eval(
         activation: of the hidden layers, where a file does not tell it.
         runtime: for an artifact: onnx, litert, c, tflite-micro, or board:PORT.
         file: for an artifact: which of its files to run.
+        against: a teacher that plays the same episodes; the gate's verdict decides the exit status.
+        max_drop: for the verdict: largest share of (teacher - random) that may be lost.
         workers: processes; as many as cores if unset. The result does not depend on it.
         json: print JSON.
     """
     from pops.evaluate import evaluate
     from pops.workers import available_cores
 
-    if episodes < 1:
-        raise UsageError(f"Found --episodes {episodes}, expected at least 1.")
+    if episodes < (least := 1 if against is None else 20):
+        raise UsageError(f"Found --episodes {episodes}, expected at least {least}.")
+    if not 0 < max_drop < 1:
+        raise UsageError(f"Found --max-drop {max_drop}, expected more than 0 and less than 1.")
     seeds = range(seed, seed + episodes)
     if (path / "artifact.json").is_file():
         policy, env, parameters = open_artifact(path, runtime or "c", file, where)
         try:
+            rival = _rival(against, env)
             result = evaluate(policy, env, seeds, 1, side_by_side=1)
         finally:
             getattr(policy, "close", lambda: None)()
@@ -115,19 +123,45 @@ def eval(
         if runtime is not None:
             raise UsageError(f"{path} is no artifact, so --runtime has nothing to run; export it.")
         teacher, env = load_teacher_at(path, where, vecnormalize, activation)
-        parameters = teacher.policy.arch.num_parameters
+        parameters, rival = teacher.policy.arch.num_parameters, _rival(against, env)
         result = evaluate(teacher.policy, env, seeds, workers or available_cores())
     data = result.to_json(parameters, returns=True)
+    verdict = None
+    if rival is not None:
+        from pops.compare import compare
+
+        count = workers or available_cores()
+        compared = compare(result, rival, env, max_drop=max_drop, workers=count)
+        data["against"] = compared.to_json(rival.arch.num_parameters)
+        verdict = compared.verdict
     if json:
         print_json(data)
     else:
-        success = f", success rate {data['success_rate']:.0%}" if "success_rate" in data else ""
-        print(
-            f"{path}: {result.mean:.2f} ± {result.std:.2f} over {episodes} episodes "
-            f"(min {data['min']:.2f}, max {data['max']:.2f}, mean length "
-            f"{data['mean_length']:.1f}{success}); {parameters:,} parameters"
-        )
-    return 0
+        _print_episodes(path, data)
+        if verdict is not None:
+            _print_episodes(against, data["against"]["teacher"])
+            print(f"{'passed' if verdict.passed else 'failed'}: {verdict.reason}")
+    return 3 if verdict is not None and not verdict.passed else 0
+
+
+def _rival(against: Path | None, env: EnvSpec) -> NumpyPolicy | None:
+    """The teacher that is to play the same episodes."""
+    from pops.teacher.load import load_teacher
+
+    if against is None:
+        return None
+    if not against.exists():
+        raise UsageError(f"There is nothing at {against}.")
+    return load_teacher(against, env=env).policy
+
+
+def _print_episodes(path: Path | None, data: dict[str, Any]) -> None:
+    success = f", success rate {data['success_rate']:.0%}" if "success_rate" in data else ""
+    print(
+        f"{path}: {data['mean']:.2f} ± {data['std']:.2f} over {data['episodes']} episodes "
+        f"(min {data['min']:.2f}, max {data['max']:.2f}, mean length "
+        f"{data['mean_length']:.1f}{success}); {data['num_parameters']:,} parameters"
+    )
 
 
 def load_teacher_at(
