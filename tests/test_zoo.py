@@ -105,6 +105,19 @@ def test_the_teacher_of_pong_wins():
 
 
 @pytest.mark.slow
+def test_the_teacher_of_ms_pac_man_eats():
+    path = ZOO / "mspacman.safetensors"
+    policy, facts = load_policy(path)
+    assert path.stat().st_size < 8e6
+    assert policy.arch.num_parameters == 1_686_180
+    assert facts["evaluation_no_op"]["mean"] >= 2000
+    assert facts["evaluation_no_op"]["episodes"] == 30
+    # 1,320 in the worst of the 30 games that it was measured on, and random actions earn 250;
+    # another CPU may play another game.
+    assert evaluate(policy, policy.spec.env.variant(), [10_000, 10_001]).mean >= 800
+
+
+@pytest.mark.slow
 def test_the_student_of_pong_is_the_one_that_passed_the_gate():
     path = ZOO / "pong-student.safetensors"
     policy, _ = load_policy(path)
