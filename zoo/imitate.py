@@ -230,7 +230,8 @@ class Pupil:
     def player(self, lessons: Lessons) -> Parameters:
         """The policy that plays: the average, normalised by the statistics of what was seen."""
         average = cast(NormalisedNetwork, self._average.module)
-        if len(lessons):
+        as_given = self._args.start is not None and self.rounds < 2  # nothing has been learnt yet
+        if len(lessons) and not as_given:
             average.settle(lessons.batch(np.random.default_rng(self.rounds), SETTLED_BY)[0])
         return average.folded()
 
