@@ -82,8 +82,8 @@ def enough_episodes(
 def too_few_episodes(teacher: EvalResult, margin: float, alpha: float, episodes: int) -> str | None:
     """What to say before any work where a gate may well fail a student that is no worse.
 
-    A student's choices soon lead elsewhere, so that of a pair only the seed is the same and the
-    difference has twice the variance of the teacher's returns.
+    At worst the student's choices soon lead elsewhere, so that of a pair only the seed is the same
+    and the difference has twice the variance of the teacher's returns.
     """
     if margin <= 0:
         return None
@@ -92,7 +92,8 @@ def too_few_episodes(teacher: EvalResult, margin: float, alpha: float, episodes:
         return None
     return (
         f"returns vary so much that a gate of {episodes:,} episodes may fail a student that is as "
-        f"good as its teacher; --episodes {enough} would pass it four times of five"
+        f"good as its teacher; --episodes {enough} would pass it four times of five, fewer if the "
+        "two play much alike"
     )
 
 
