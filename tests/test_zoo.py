@@ -117,6 +117,16 @@ def test_the_teacher_of_ms_pac_man_eats():
     assert evaluate(policy, policy.spec.env.variant(), [10_000, 10_001]).mean >= 800
 
 
+def test_the_student_of_ms_pac_man_does_not_pass_for_proven():
+    policy, _ = load_policy(ZOO / "mspacman-student.safetensors")
+    facts = read_json(ZOO / "mspacman-student.json")
+    assert sha256_file(ZOO / "mspacman-student.safetensors") == facts["student"]["sha256"]
+    assert sha256_file(ZOO / "mspacman.safetensors") == facts["teacher"]["sha256"]
+    assert policy.arch.num_parameters == facts["student"]["num_parameters"] == 22_345
+    assert policy.arch.num_parameters <= 0.02 * facts["teacher"]["num_parameters"]
+    assert facts["validation"]["verdict"]["passed"] is False
+
+
 @pytest.mark.slow
 def test_the_student_of_pong_is_the_one_that_passed_the_gate():
     path = ZOO / "pong-student.safetensors"
