@@ -125,6 +125,8 @@ def test_the_student_of_ms_pac_man_does_not_pass_for_proven():
     assert policy.arch.num_parameters == facts["student"]["num_parameters"] == 22_345
     assert policy.arch.num_parameters <= 0.02 * facts["teacher"]["num_parameters"]
     assert facts["validation"]["verdict"]["passed"] is False
+    assert facts["gate"]["verdict"]["passed"] is False
+    assert facts["gate"]["verdict"]["lower_bound"] < -facts["gate"]["verdict"]["margin"]
 
 
 @pytest.mark.slow
