@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pops.envs import EnvSource
-from pops.evaluate import EvalResult, evaluate, evaluate_random
+from pops.evaluate import RANDOM_EPISODES, EvalResult, evaluate, evaluate_random
 from pops.gate import Verdict, check_teacher, judge, margin
 from pops.policy import NumpyPolicy
 from pops.seeds import random_seeds
 from pops.workers import Workers
-
-RANDOM_EPISODES = 100
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,9 @@ def compare(
         max_drop: largest share of (teacher - random) that the mean return may lose.
         alpha: the error level.
         workers: processes.
+
+    Returns:
+        What teacher and random actions returned, and the verdict (the test is `pops.gate`'s).
 
     Raises:
         PopsError: if the teacher is not clearly better than random actions.

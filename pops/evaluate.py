@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = 50
 MAX_EPISODE_STEPS = 1_000_000
+RANDOM_EPISODES = 100
+"""Of random actions, from which the gate's margin is measured."""
 FEW = 24
 """Numbers of an observation up to which Python's sum is faster than numpy's `isfinite`."""
 HASHED_EVERY = 8

@@ -62,13 +62,16 @@ def enough_episodes(
     """Paired episodes of a gate that a student exactly as good as its teacher passes.
 
     n = ((z_(1-alpha) + z_power)·deviation / allowed)², by the normal approximation (Julious 2004,
-    Sample sizes for clinical trials with normal data, section 5).
+    Sample sizes for clinical trials with Normal data, Statistics in Medicine 23).
 
     Args:
         deviation: standard deviation of one pair's difference, in units of return.
         allowed: how far below zero the bound may lie: the margin, less what is known to be lost.
         alpha: the gate's error level.
         power: how often such a student is to pass.
+
+    Returns:
+        The smallest such number, at least 1.
 
     Raises:
         ValueError: if nothing is allowed.

@@ -15,7 +15,7 @@ from pops.config import CompressConfig
 from pops.distill import Lesson, calibrate_temperature, folded_copy, training_device
 from pops.envs import EnvSource
 from pops.errors import PopsError
-from pops.evaluate import EvalResult, evaluate, evaluate_random, join
+from pops.evaluate import RANDOM_EPISODES, EvalResult, evaluate, evaluate_random, join
 from pops.gate import check_teacher, margin, too_few_episodes
 from pops.journal import Journal, StageResult
 from pops.memory import check_room, states_of_an_iteration
@@ -34,7 +34,6 @@ from pops.weights import Scaling
 from pops.workers import Workers
 
 DISTIL_BLOCK = 2
-RANDOM_EPISODES = 100
 
 
 @dataclass

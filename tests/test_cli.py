@@ -124,6 +124,7 @@ def test_eval_against_a_teacher_is_the_gate(teacher, tmp_path, capsys):
         ["--against", "nothing"],
         ["--against", "SELF", "--episodes", "19"],
         ["--against", "SELF", "--max-drop", "1"],
+        ["--max-drop", "0.1"],
     ],
 )
 def test_eval_against_nothing_or_too_few_is_wrong_usage(teacher, options, capsys):

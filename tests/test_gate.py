@@ -156,7 +156,7 @@ def test_enough_episodes_pass_an_equal_student_four_times_of_five():
 
 def test_a_teacher_that_varies_much_is_told_how_many_episodes_to_ask_for():
     teacher = result(np.tile([1000.0, 3000.0], 50))
-    # √2·1000 against 85: ((1.6449 + 0.8416)·16.64)² = 1712.
+    # √2·1000 against 85: ((1.6449 + 0.8416)·16.64)² = 1,711.4.
     said = too_few_episodes(teacher, margin=85.0, alpha=0.05, episodes=100)
     assert said is not None
     assert "--episodes 1712" in said

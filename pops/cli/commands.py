@@ -84,7 +84,7 @@ def eval(
     runtime: Optional[str] = None,
     file: Literal["int8", "fp32"] = "int8",
     against: Optional[Path] = None,
-    max_drop: float = 0.05,
+    max_drop: Optional[float] = None,
     workers: Optional[int] = None,
     json: bool = False,
 ) -> int:
@@ -100,7 +100,7 @@ def eval(
         runtime: for an artifact: onnx, litert, c, tflite-micro, or board:PORT.
         file: for an artifact: which of its files to run.
         against: a teacher that plays the same episodes; the gate's verdict decides the exit status.
-        max_drop: for the verdict: largest share of (teacher - random) that may be lost.
+        max_drop: for --against: share of (teacher - random) that may be lost; 0.05 if unset.
         workers: processes; as many as cores if unset. The result does not depend on it.
         json: print JSON.
     """
@@ -109,6 +109,10 @@ def eval(
 
     if episodes < (least := 1 if against is None else 20):
         raise UsageError(f"Found --episodes {episodes}, expected at least {least}.")
+    if max_drop is not None and against is None:
+        raise UsageError("Found --max-drop without --against, which it belongs to.")
+    if max_drop is None:
+        max_drop = CompressConfig().max_drop
     if not 0 < max_drop < 1:
         raise UsageError(f"Found --max-drop {max_drop}, expected more than 0 and less than 1.")
     seeds = range(seed, seed + episodes)
