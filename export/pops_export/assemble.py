@@ -54,6 +54,12 @@ class Assembly:
         """The policy that the quantised files hold."""
         return self.policy if self.integer_policy is None else self.integer_policy
 
+    def integers(self) -> Network:
+        """The network that the quantised files are written from."""
+        from pops_export.bias_correction import bias_corrected
+
+        return bias_corrected(for_integers(self.quantised, self.states), self.states)
+
     def add(self, key: str, name: str, recipe: str, io: dict[str, Any], **more: Any) -> None:
         """Record a file that lies in the folder."""
         path = self.folder / name
@@ -138,7 +144,7 @@ def _write_onnx_files(assembly: Assembly, floats: bool) -> None:
         io = onnx_file.write_onnx(plain(assembly.policy), assembly.folder / "policy.onnx")
         assembly.add("onnx_fp32", "policy.onnx", "fp32", io)
     if "static_wi8_ai8" in assembly.config.recipes:
-        network = for_integers(assembly.quantised, assembly.states)
+        network = assembly.integers()
         path = assembly.folder / "policy.int8.onnx"
         io = onnx_file.quantise_onnx(network, path, assembly.states, assembly.scratch)
         assembly.add("onnx_int8", path.name, "static_wi8_ai8", io)
@@ -158,7 +164,7 @@ def _write_tflite_files(assembly: Assembly, floats: bool) -> None:
         if recipe in config.recipes and (asked or recipe == "static_wi8_ai8")
     ]
     if wanted:
-        network = for_integers(assembly.quantised, assembly.states)
+        network = assembly.integers()
         prepared = tflite_file.convert(network)
         for recipe in wanted:
             _write_tflite(assembly, network, prepared, recipe)

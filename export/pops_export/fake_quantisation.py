@@ -30,9 +30,10 @@ MAC_BUDGET = 60_000_000_000
 class FakeQuantised(nn.Module):
     """The core of a network with every weight and activation rounded as int8 rounds it."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, pixels_are_codes: bool = False) -> None:
         super().__init__()
         self._layers = core(network)
+        self._pixels_are_codes = pixels_are_codes
         self._power_of_two = not network.image and not network.stage.one_hot
         self._ranges: list[tuple[float, float]] = []
 
@@ -43,6 +44,8 @@ class FakeQuantised(nn.Module):
             self._run(inputs, found, observe=True)
         if self._power_of_two:
             found[0] = power_of_two_range(*found[0])
+        elif self._pixels_are_codes:
+            found[0] = (0.0, 255.0)
         self._ranges = found
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -58,13 +61,13 @@ class FakeQuantised(nn.Module):
                 ranges.append((float(value.min()), float(value.max())))
             low, high = ranges[index]
             index += 1
-            return _round_activation(value, low, high)
+            return round_activation(value, low, high)
 
         x = rounded(x)
         layers = list(self._layers)
         for position, layer in enumerate(layers):
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
-                weight = _round_weight(layer.weight)
+                weight = round_weight(layer.weight)
                 if isinstance(layer, nn.Linear):
                     x = nn.functional.linear(x, weight, layer.bias)
                 else:
@@ -128,7 +131,7 @@ def _distil(
     temperature = calibrate_temperature(spec, targets)
     loss = policy_loss(spec, temperature)
     wanted, best_actions = loss.targets(targets), torch.from_numpy(targets.argmax(1))
-    module = FakeQuantised(network)
+    module = FakeQuantised(network, pixels_are_codes=network.pixels_are_codes(states))
     first, *others = module.parameters()
     groups = [{"params": [first], "unit": _first_unit(policy, network)}]
     groups.append({"params": others, "unit": 1.0})
@@ -182,13 +185,15 @@ def _unfolded(
     return NumpyPolicy(policy.spec, policy.arch, parameters)
 
 
-def _round_weight(weight: Tensor) -> Tensor:
+def round_weight(weight: Tensor) -> Tensor:
+    """Weights (outputs, ...) on the int8 grid of their output channel, symmetric."""
     scale = weight.detach().abs().reshape(len(weight), -1).amax(1).clamp(min=1e-12) / 127
     zero = torch.zeros(len(weight), dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
 
 
-def _round_activation(value: Tensor, low: float, high: float) -> Tensor:
+def round_activation(value: Tensor, low: float, high: float) -> Tensor:
+    """Values on the grid of 256 codes over [low, high], which is widened to hold zero."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / 255, 1e-12)
     zero = int(np.clip(round(-128 - low / scale), -128, 127))

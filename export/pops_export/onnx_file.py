@@ -12,6 +12,7 @@ import numpy as np
 from pops.errors import MissingPackage
 from pops.spec import Array, FloatArray, PolicySpec
 from pops_export.stage import Network
+from pops_export.tflite_file import calibration_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -95,6 +96,10 @@ def quantise_onnx(network: Network, path: Path, states: Array, scratch: Path) ->
 
     between = scratch / "prepared.onnx"
     io = write_onnx(network, between)
+    convolutional = bool(network.arch.convs)
+    if convolutional:
+        grid = _grid_of_tflite(onnx.load(between), network, states)
+        states = states[calibration_rows(network, states)]
     quantize_static(
         str(between),
         str(path),
@@ -105,11 +110,38 @@ def quantise_onnx(network: Network, path: Path, states: Array, scratch: Path) ->
         # but no VNNI, and they saturate (its documentation, "Quantize ONNX models", on U8S8).
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QUInt8,
-        extra_options={"WeightSymmetric": True},
-        op_types_to_quantize=QUANTISED,
+        extra_options={
+            "WeightSymmetric": True,
+            **({"TensorQuantOverrides": grid} if convolutional else {}),
+        },
+        op_types_to_quantize=[*QUANTISED, "Relu"] if convolutional else QUANTISED,
     )
     _finish(onnx.load(path), path)
     return {**io, "outputs_centred": network.centred}
+
+
+def _grid_of_tflite(
+    model: onnx.ModelProto, network: Network, states: Array
+) -> dict[str, list[dict[str, Any]]]:
+    """Weights and pixels on the codes that `bias_corrected` made up for."""
+    from onnx import numpy_helper
+
+    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    grid: dict[str, list[dict[str, Any]]] = {}
+    for node in model.graph.node:
+        if node.op_type not in QUANTISED:
+            continue
+        weight = weights[node.input[1]]
+        largest = np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12)
+        grid[node.input[1]] = [{"axis": 0, **_codes(value / 127, 128)} for value in largest]
+    if network.pixels_are_codes(states):
+        first = next(node for node in model.graph.node if node.op_type in QUANTISED)
+        grid[first.input[0]] = [_codes(1.0, 0)]
+    return grid
+
+
+def _codes(scale: float, zero: int) -> dict[str, Any]:
+    return {"scale": np.array(scale, np.float32), "zero_point": np.array(zero, np.uint8)}
 
 
 class _Reader:

@@ -88,6 +88,10 @@ class Network:
         """Whether the observation is an image (three axes)."""
         return len(self.arch.input_shape) == 3
 
+    def pixels_are_codes(self, states: Array) -> bool:
+        """Whether bytes enter the integer core as they are: scale 1, whatever was visited."""
+        return self.image and self.stage == InputStage() and states.dtype == np.uint8
+
 
 def plain(policy: NumpyPolicy) -> Network:
     """The student as it is: its own normaliser as the stage, its own weights."""

@@ -83,14 +83,15 @@ def quantise(float_model: bytes, network: Network, recipe: str, states: Array) -
         )
         rows = calibration_rows(network, states)
         observations = tflite_observations(network.spec, states[rows])
-        if network.image and network.stage.scale is None and states.dtype == np.uint8:
-            # Pixels keep their value: scale 1, whatever the visited states hold.
-            observations[0].flat[0], observations[0].flat[-1] = 0.0, 255.0
         data = [{"observation": observations[i : i + 1]} for i in range(len(observations))]
         calibration.calibrate({"serving_default": data}, manager)
         statistics = calibration.get_model_qsvs()
-        if recipe == "static_wi8_ai8" and not network.image and not network.stage.one_hot:
-            _widen_input(statistics[first_layer_input(float_model)])
+        seen = statistics[first_layer_input(float_model)]
+        if network.pixels_are_codes(states):
+            _set_ends(seen, 0.0, 255.0)
+        elif recipe == "static_wi8_ai8" and not network.image and not network.stage.one_hot:
+            low, high = float(seen["min"].min()), float(seen["max"].max())
+            _set_ends(seen, *power_of_two_range(low, high))
     result = quantizer.Quantizer(float_model, steps).quantize(
         statistics or None, enable_progress_bar=False, enable_progress_report=False
     )
@@ -112,10 +113,9 @@ def power_of_two_range(low: float, high: float) -> tuple[float, float]:
     return first * step, (first + 255) * step
 
 
-def _widen_input(seen: dict[str, Any]) -> None:
-    """Replace calibrated ends by those of `power_of_two_range`."""
-    ends = power_of_two_range(float(seen["min"].min()), float(seen["max"].max()))
-    for name, value in zip(("min", "max"), ends):
+def _set_ends(seen: dict[str, Any], low: float, high: float) -> None:
+    """Replace calibrated ends."""
+    for name, value in (("min", low), ("max", high)):
         seen[name] = np.full_like(seen[name], value)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from pops.errors import ArtifactError
 
 INT8 = 9
-QUANTIZE, DEQUANTIZE, ARG_MAX, FULLY_CONNECTED = 114, 6, 56, 9
+QUANTIZE, DEQUANTIZE, ARG_MAX = 114, 6, 56
+WEIGHTED = (3, 9)
+"""CONV_2D and FULLY_CONNECTED."""
 INTEGER_TYPES = (2, 4, 9, 7, 17)
 """INT32, INT64, INT8, INT16 and INT4 in the schema's TensorType."""
 
@@ -81,10 +83,10 @@ def operators(model: bytes) -> list[str]:
 
 
 def first_layer_input(model: bytes) -> str:
-    """Name of the tensor that the first dense layer of a converted file reads."""
+    """Name of the tensor that the first layer with weights of a converted file reads."""
     parsed = read(model)
     graph = parsed.subgraphs[0]
-    first = next(op for op in graph.operators if _code(parsed, op) == FULLY_CONNECTED)
+    first = next(op for op in graph.operators if _code(parsed, op) in WEIGHTED)
     name: str = graph.tensors[int(first.inputs[0])].name.decode()
     return name
 
