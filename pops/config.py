@@ -112,6 +112,8 @@ class PolishConfig:
     """Screening episodes for one member of the population."""
     attempts: int = 3
     """Candidates that may be polished."""
+    image_steps: int = 0
+    """Environment steps of PPO for a student on images that is not good enough; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class CompressConfig:
             elif name in shares:
                 fits, expected = 0 <= value <= 1, "between 0 and 1"
             elif isinstance(value, int):
-                least = 0 if name in ("polish.attempts", "polish.max_params") else 1
+                may_be_zero = ("polish.attempts", "polish.max_params", "polish.image_steps")
+                least = 0 if name in may_be_zero else 1
                 fits, expected = value >= least, f"at least {least}"
             else:
                 fits, expected = 0 < value <= 1000, "more than 0 and at most 1000"

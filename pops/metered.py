@@ -1,7 +1,7 @@
 """How many environment steps a piece of work played, in this process and in its workers.
 
-Every episode of a compression runs in an `EpisodeTable`, which reports its steps here; a
-stage asks for the sum. So nothing that plays can forget to be counted.
+Every episode of a compression runs in an `EpisodeTable`, which reports its steps here, or in a
+library's training (`pops.reinforce`), which tells how many it took; a stage asks for the sum.
 """
 
 from __future__ import annotations

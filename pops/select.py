@@ -15,6 +15,7 @@ from pops.gate import Verdict, judge, margin
 from pops.journal import StageResult
 from pops.polish import polish
 from pops.record import candidate_from, candidate_to, result_from, result_to
+from pops.reinforce_stage import reinforce_smallest
 from pops.search import without_inputs
 from pops.seeds import gate_start, screening_seeds
 from pops.stages import State
@@ -77,6 +78,11 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
             break
         if would_pass(state, polished):
             chosen, larger = polished, [polished, *larger]
+    reinforced = reinforce_smallest(state, short, chosen)
+    if reinforced is not None:
+        ordered.append(reinforced)
+        if would_pass(state, reinforced):
+            chosen, larger = reinforced, [reinforced, *larger]
     if chosen is None:
         return Selection(_nearest(state, ordered), [], passed_screening=False)
     fewer = _fewer_inputs(state, chosen)

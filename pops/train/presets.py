@@ -49,8 +49,10 @@ class Preset:
     """Keyword arguments of Stable-Baselines3's algorithm."""
     wrappers: tuple[str, ...] = ()
     """Of the environment, in training and evaluation; the policy needs them."""
-    training_wrappers: tuple[str, ...] = ()
-    """Round those, in training alone."""
+    episode_wrappers: tuple[str, ...] = ()
+    """Round those, in training alone: shorter episodes."""
+    reward_wrappers: tuple[str, ...] = ()
+    """Round those, in training alone: other rewards."""
     frame_stack: int = 0
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment, unless others are given."""
@@ -58,6 +60,11 @@ class Preset:
     """Keyword arguments under which returns are reported too."""
     images: bool = False
     """NatureCNN (32-64-64-512, Mnih et al. 2015) reads the observation; `widths` come after it."""
+
+    @property
+    def training_wrappers(self) -> tuple[str, ...]:
+        """All that goes round the environment in training alone."""
+        return self.episode_wrappers + self.reward_wrappers
 
 
 _CARTPOLE_DQN = Preset(
@@ -196,10 +203,8 @@ _ATARI = Preset(
         "ent_coef": 0.01,
     },
     wrappers=("pops.atari:AtariFrames",),
-    training_wrappers=(
-        "pops.atari:EpisodePerLife",
-        "stable_baselines3.common.atari_wrappers:ClipRewardEnv",
-    ),
+    episode_wrappers=("pops.atari:EpisodePerLife",),
+    reward_wrappers=("stable_baselines3.common.atari_wrappers:ClipRewardEnv",),
     frame_stack=4,
     # Machado et al. 2018: without chance in the game a policy can learn it by heart.
     env_kwargs={"repeat_action_probability": 0.25},
@@ -292,6 +297,12 @@ def find_preset(env_id: str, algorithm: str, name: PresetName) -> Preset:
     if name == "paper" and not preset.images:
         return dataclasses.replace(preset, widths=PAPER_WIDTHS[algorithm], activation="relu")
     return preset
+
+
+def episode_wrappers(env_id: str) -> tuple[str, ...]:
+    """What makes an environment's episodes shorter in training; nothing where none is known."""
+    listed = TABLE.get(_key(env_id), {})
+    return next(iter(listed.values())).episode_wrappers if listed else ()
 
 
 def _key(env_id: str) -> str:

@@ -1,0 +1,236 @@
+"""An actor-critic of Stable-Baselines3 whose actor is a student."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Callable, cast
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticCnnPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+
+from pops.arch import NetArch
+from pops.batch_norm import NormalisedNetwork
+from pops.candidate import Candidate
+from pops.network import PolicyNetwork
+from pops.policy import Parameters
+from pops.spec import FloatArray, PolicySpec
+
+if TYPE_CHECKING:
+    from pops.reinforce import ReinforceConfig
+
+CRITIC_UNITS = (128, 64)
+LEAST_RATE = 0.1
+"""Share of the learning rate that is left at the end."""
+
+
+class Body(BaseFeaturesExtractor):
+    """The student without its last layer; puts out its last map beside its last hidden units."""
+
+    def __init__(self, space: Any, arch: NetArch, scale: tuple[float, float]) -> None:
+        self.map_size = int(np.prod(arch.layers()[len(arch.convs) - 1].output_shape))
+        super().__init__(space, self.map_size + arch.layers()[-1].weight[1])
+        self.network = NormalisedNetwork(arch)
+        self._mean, self._std = scale
+
+    def train(self, mode: bool = True) -> Body:
+        """Batch normalisation keeps its statistics: what acted and what learns is one policy."""
+        return super().train(False)
+
+    def inputs(self, observations: torch.Tensor) -> torch.Tensor:
+        """Images as the student's spec preprocesses them, channels first."""
+        x = observations.float()
+        if tuple(x.shape[1:]) != self.network.arch.input_shape:
+            x = x.permute(0, 3, 1, 2)
+        return (x - self._mean) / self._std
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Observations (N, ...) to (N, map + hidden units)."""
+        x, network = self.inputs(observations), self.network
+        seen = x
+        for index, shape in enumerate(network.arch.layers()[:-1]):
+            if index == len(network.arch.convs):
+                x = seen = x.flatten(1)
+            x = network.activated(
+                shape.activation, network.normalised(index, network.layers[index](x))
+            )
+        if not network.arch.widths:
+            x = seen = x.flatten(1)
+        return torch.cat([seen, x], 1)
+
+
+class Heads(nn.Module):
+    """The critic reads all that the body puts out, but does not teach it; the actor the units."""
+
+    def __init__(self, map_size: int, units: int) -> None:
+        super().__init__()
+        first, second = CRITIC_UNITS
+        self.latent_dim_pi, self.latent_dim_vf = units, second
+        self._map_size = map_size
+        self.value_net = nn.Sequential(
+            nn.Linear(map_size + units, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()
+        )
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs of the actor's and of the critic's last layer."""
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: torch.Tensor) -> torch.Tensor:
+        """The student's last hidden units."""
+        return features[:, self._map_size :]
+
+    def forward_critic(self, features: torch.Tensor) -> torch.Tensor:
+        """The critic's last hidden units."""
+        hidden: torch.Tensor = self.value_net(features.detach())
+        return hidden
+
+
+class ActorCritic(ActorCriticCnnPolicy):
+    """The policy of one PPO, anchored to the student that it began as."""
+
+    anchor: PolicyNetwork
+    anchor_weight: float
+    sharpen: float
+    mlp_extractor: Any
+
+    def _build_mlp_extractor(self) -> None:
+        body = cast("Body", self.features_extractor)
+        self.mlp_extractor = Heads(body.map_size, body.features_dim - body.map_size)
+
+    def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> Any:
+        """As Stable-Baselines3's; the anchor goes into the entropy, which PPO adds to its loss."""
+        features = self.extract_features(obs)
+        latent_pi, latent_vf = self.mlp_extractor(features)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        log_probabilities = distribution.distribution.logits  # type: ignore[union-attr]
+        with torch.no_grad():
+            body = cast("Body", self.features_extractor)
+            before = torch.log_softmax(self.anchor(body.inputs(obs)) * self.sharpen, 1)
+        divergence = (before.exp() * (before - log_probabilities)).sum(1)
+        entropy = distribution.entropy()
+        assert entropy is not None
+        anchored = entropy - self.anchor_weight * divergence
+        return self.value_net(latent_vf), distribution.log_prob(actions), anchored
+
+    def critic_layers(self) -> list[nn.Parameter]:
+        """What the critic alone consists of."""
+        return [*self.mlp_extractor.value_net.parameters(), *self.value_net.parameters()]
+
+    def actor_layers(self) -> list[nn.Parameter]:
+        """Everything else that learns."""
+        critic = {id(parameter) for parameter in self.critic_layers()}
+        return [p for p in self.parameters() if id(p) not in critic and p.requires_grad]
+
+    @contextlib.contextmanager
+    def critic_alone(self) -> Iterator[None]:
+        """While this is open the actor stays as it is."""
+        held = self.actor_layers()
+        for parameter in held:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in held:
+                parameter.requires_grad_(True)
+
+    def parameters_of_actor(self) -> Parameters:
+        """Copies of (weight, bias) of each layer, batch normalisation folded in."""
+        body = cast("Body", self.features_extractor)
+        pairs = [(weight.copy(), bias.copy()) for weight, bias in body.network.folded()]
+        last = cast("nn.Linear", self.action_net)
+        pairs[-1] = (last.weight.detach().numpy().copy(), last.bias.detach().numpy().copy())
+        return pairs
+
+
+class TwoRates(torch.optim.Adam):
+    """Adam whose first group keeps its learning rate; Stable-Baselines3 sets one for all."""
+
+    def __init__(self, critic: Any, actor: Any, critic_rate: float) -> None:
+        super().__init__([{"params": critic}, {"params": actor}], lr=critic_rate, eps=1e-5)
+        self._critic_rate = critic_rate
+
+    def step(self, closure: Any = None) -> Any:
+        """One step."""
+        self.param_groups[0]["lr"] = self._critic_rate
+        return super().step(closure)
+
+
+def new_model(
+    env: Any,
+    spec: PolicySpec,
+    candidate: Candidate,
+    config: ReinforceConfig,
+    images: FloatArray,
+    seed: int,
+) -> PPO:
+    """A PPO whose actor is the candidate and whose critic is fresh."""
+    assert candidate.parameters is not None
+    normaliser = spec.normaliser
+    scale = (0.0, 1.0) if normaliser is None else (normaliser.mean[0], normaliser.std[0])
+    model = PPO(
+        ActorCritic,
+        env,
+        policy_kwargs={
+            "features_extractor_class": Body,
+            "features_extractor_kwargs": {"arch": candidate.arch, "scale": scale},
+            "net_arch": [],
+            "normalize_images": False,
+        },
+        n_steps=max(1, config.rollout // env.num_envs),
+        batch_size=config.batch_size,
+        n_epochs=config.epochs,
+        learning_rate=lambda left: config.learning_rate * max(left, LEAST_RATE),
+        clip_range=config.clip,
+        ent_coef=config.entropy,
+        gamma=config.gamma,
+        gae_lambda=config.gae_lambda,
+        device="cpu",
+        seed=seed,
+    )
+    _begin_as(cast("ActorCritic", model.policy), candidate, config, images)
+    return model
+
+
+def _begin_as(
+    policy: ActorCritic, candidate: Candidate, config: ReinforceConfig, images: FloatArray
+) -> None:
+    assert candidate.parameters is not None
+    body = cast("Body", policy.features_extractor)
+    body.network.load(candidate.parameters)
+    body.network.settle(torch.from_numpy(images), unchanged=True)
+    weight, bias = candidate.parameters[-1]
+    last = cast("nn.Linear", policy.action_net)
+    with torch.no_grad():
+        last.weight.copy_(torch.from_numpy(weight * np.float32(config.sharpen)))
+        last.bias.copy_(torch.from_numpy(bias * np.float32(config.sharpen)))
+    anchor = PolicyNetwork(candidate.arch)
+    anchor.load(candidate.parameters)
+    anchor.requires_grad_(False)
+    # Not a part of the policy: it neither learns nor is saved.
+    object.__setattr__(policy, "anchor", anchor.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    policy.anchor_weight = config.anchor / config.entropy
+    policy.sharpen = config.sharpen
+    policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    policy.optimizer = TwoRates(
+        policy.critic_layers(), policy.actor_layers(), config.critic_learning_rate
+    )
+
+
+def callback(watch: Callable[[int, float], None] | None) -> BaseCallback:
+    """Tells `watch` after each rollout where training is."""
+
+    class Watching(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+            if watch is not None and returns:
+                watch(self.num_timesteps, float(np.mean(returns)))
+
+    return Watching()

@@ -1,0 +1,58 @@
+"""Polish by policy gradient as a stage: which student, and whether it is better for it."""
+
+from __future__ import annotations
+
+from pops.candidate import Candidate
+from pops.journal import StageResult
+from pops.record import candidate_from, candidate_to
+from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, settling_images
+from pops.stages import State
+from pops.validate import check, validation_seeds
+
+
+def reinforce_smallest(
+    state: State, short: list[Candidate], chosen: Candidate | None
+) -> Candidate | None:
+    """Polish the smallest student on images that did not pass; None if there is none to polish.
+
+    Args:
+        state: the compression so far.
+        short: validated students that the gate would most likely refuse.
+        chosen: what passes already, if anything; only smaller ones are worth it then.
+    """
+    config = state.config.polish
+    fitting = [
+        candidate
+        for candidate in short
+        if can_reinforce(candidate, state.lesson)
+        and (chosen is None or candidate.arch.num_parameters < chosen.arch.num_parameters)
+    ]
+    if not (config.enabled and config.image_steps and fitting):
+        return None
+    candidate = min(fitting, key=lambda c: c.arch.num_parameters)
+    steps = ReinforceConfig(config.image_steps)
+    state.tracker.begin("polish", total=float(steps.steps))
+
+    def watch(done: int, mean: float) -> None:
+        state.tracker.advance(float(steps.rollout))
+        state.tracker.record("polish", steps=done, mean=mean)
+        state.tracker.show(stage="polish", mean=mean, parameters=candidate.arch.num_parameters)
+
+    def make() -> StageResult:
+        polished = reinforce(
+            candidate,
+            state.lesson,
+            steps,
+            state.workers,
+            images=settling_images(state.buffer),
+            validation_seeds=validation_seeds(state),
+            key=(7,),
+            watch=watch,
+        )
+        return candidate_to(polished, state.lesson)
+
+    after = candidate_from(state.journal.stage("select/reinforce", make), "candidate")
+    if after.name == candidate.name:
+        state.tracker.say(f"polish: {candidate.arch} does not get better by policy gradient")
+        return None
+    return check(state, after, "polish")

@@ -1,0 +1,119 @@
+"""Polish by policy gradient, on a game of 12 by 12 pixels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from test_pixels import DRIFT, drift_teacher
+
+from pops.candidate import Candidate
+from pops.config import DistillConfig
+from pops.distill import Lesson
+from pops.envs import make_env
+from pops.evaluate import evaluate
+from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, training_source
+from pops.spec import EnvSpec
+from pops.workers import Workers
+
+QUICK = ReinforceConfig(
+    steps=20_480, environments=2, critic_steps=4096, rollout=1024, batch_size=256, sharpen=1.0
+)
+
+
+def lesson() -> Lesson:
+    return Lesson(drift_teacher(), DRIFT, 1.0, DistillConfig(), 0)
+
+
+def beginner() -> Candidate:
+    """The teacher made by hand, with noise on its weights: it catches some of what falls."""
+    teacher = drift_teacher()
+    rng = np.random.default_rng(1)
+    noisy = [
+        (w + rng.normal(0, 0.35 * np.abs(w).max(), w.shape).astype(np.float32), b)
+        for w, b in teacher.parameters
+    ]
+    return Candidate("beginner", teacher.arch, noisy)
+
+
+def state(seed: int) -> np.ndarray:
+    """What is seen some steps into an episode."""
+    env = make_env(DRIFT)
+    observation, _ = env.reset(seed=seed)
+    for _ in range(seed % 6):
+        observation, *_ = env.step(seed % 3)
+    return np.asarray(observation)
+
+
+def images() -> np.ndarray:
+    return drift_teacher().spec.preprocess(np.stack([state(seed) for seed in range(256)]))
+
+
+def polished(config: ReinforceConfig, seen: list[int]) -> Candidate:
+    with Workers(1) as workers:
+        return reinforce(
+            beginner(),
+            lesson(),
+            config,
+            workers,
+            images=images(),
+            validation_seeds=range(100),
+            key=(7,),
+            watch=lambda steps, _: seen.append(steps),
+        )
+
+
+def test_the_actor_is_the_student_before_it_learns():
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from pops.actor_critic import new_model
+
+    candidate, student = beginner(), lesson()
+    env = DummyVecEnv([lambda: make_env(DRIFT)])
+    config = dataclasses.replace(QUICK, environments=1, sharpen=2.0)
+    model = new_model(env, student.spec, candidate, config, images(), 0)
+    observations = np.stack([state(seed) for seed in range(64)])
+    policy = candidate.policy(student)
+    actions, _ = model.predict(observations, deterministic=True)
+    assert np.array_equal(actions, policy.act(observations))
+    learnt = dataclasses.replace(candidate, parameters=model.policy.parameters_of_actor())
+    outputs = policy.outputs(observations)
+    assert np.allclose(learnt.policy(student).outputs(observations), 2 * outputs, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_return_grows_and_the_same_seed_gives_the_same_weights():
+    seen: list[int] = []
+    first, second = polished(QUICK, seen), polished(QUICK, [])
+    before = evaluate(beginner().policy(lesson()), DRIFT, range(100))
+    assert first.name == "beginner+polish"
+    assert first.result is not None
+    print(before.mean, first.result.mean)
+    assert first.result.mean > before.mean + 0.5
+    assert seen[-1] == QUICK.steps
+    for (w1, b1), (w2, b2) in zip(first.parameters, second.parameters):
+        assert np.array_equal(w1, w2)
+        assert np.array_equal(b1, b2)
+
+
+def test_what_does_not_help_is_not_kept():
+    """A learning rate that throws the policy away gives back what it began with."""
+    wild = dataclasses.replace(QUICK, steps=2048, critic_steps=1024, learning_rate=3.0, clip=1e6)
+    result = polished(wild, [])
+    assert result.name == "beginner"
+    assert np.array_equal(result.parameters[0][0], beginner().parameters[0][0])
+    assert len(result.result.seeds) == 100
+
+
+def test_only_convolutions_with_discrete_actions():
+    assert can_reinforce(beginner(), lesson())
+    dense = dataclasses.replace(drift_teacher().arch, convs=())
+    assert not can_reinforce(Candidate("dense", dense), lesson())
+
+
+def test_games_are_cut_at_lives_where_the_presets_say_so():
+    atari = EnvSpec("MsPacmanNoFrameskip-v4", wrappers=("pops.atari:AtariFrames",))
+    assert training_source(atari).wrappers == (
+        "pops.atari:AtariFrames",
+        "pops.atari:EpisodePerLife",
+    )
+    assert training_source(DRIFT) == DRIFT
