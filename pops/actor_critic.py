@@ -44,15 +44,18 @@ class Body(BaseFeaturesExtractor):
 
     def inputs(self, observations: torch.Tensor) -> torch.Tensor:
         """Images as the student's spec preprocesses them, channels first."""
-        x = observations.float()
+        x = observations.to(torch.float32, copy=True)
         if tuple(x.shape[1:]) != self.network.arch.input_shape:
             x = x.permute(0, 3, 1, 2)
-        return (x - self._mean) / self._std
+        return x.sub_(self._mean).div_(self._std)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Observations (N, ...) to (N, map + hidden units)."""
-        x, network = self.inputs(observations), self.network
-        seen = x
+        return self.features(self.inputs(observations))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What `inputs` made of observations to (N, map + hidden units)."""
+        network, seen = self.network, x
         for index, shape in enumerate(network.arch.layers()[:-1]):
             if index == len(network.arch.convs):
                 x = seen = x.flatten(1)
@@ -104,13 +107,13 @@ class ActorCritic(ActorCriticCnnPolicy):
 
     def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> Any:
         """As Stable-Baselines3's; the anchor goes into the entropy, which PPO adds to its loss."""
-        features = self.extract_features(obs)
-        latent_pi, latent_vf = self.mlp_extractor(features)
+        body = cast("Body", self.features_extractor)
+        images = body.inputs(obs)
+        latent_pi, latent_vf = self.mlp_extractor(body.features(images))
         distribution = self._get_action_dist_from_latent(latent_pi)
         log_probabilities = distribution.distribution.logits  # type: ignore[union-attr]
         with torch.no_grad():
-            body = cast("Body", self.features_extractor)
-            before = torch.log_softmax(self.anchor(body.inputs(obs)) * self.sharpen, 1)
+            before = torch.log_softmax(self.anchor(images) * self.sharpen, 1)
         divergence = (before.exp() * (before - log_probabilities)).sum(1)
         entropy = distribution.entropy()
         assert entropy is not None

@@ -1,15 +1,20 @@
 """Polish by policy gradient, on a game of 12 by 12 pixels."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from test_pixels import DRIFT, drift_teacher
+from test_pixels import QUICK as QUICK_COMPRESSION
 
+from pops import compress
+from pops.artifact import read_json
 from pops.candidate import Candidate
-from pops.config import DistillConfig
+from pops.config import CompressConfig, DistillConfig, PolishConfig
 from pops.distill import Lesson
 from pops.envs import make_env
+from pops.errors import UsageError
 from pops.evaluate import evaluate
 from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, training_source
 from pops.spec import EnvSpec
@@ -117,3 +122,21 @@ def test_games_are_cut_at_lives_where_the_presets_say_so():
         "pops.atari:EpisodePerLife",
     )
     assert training_source(DRIFT) == DRIFT
+
+
+@pytest.mark.slow
+def test_compress_polishes_the_smallest_that_did_not_pass(tmp_path):
+    """A margin that no student meets: the smallest is polished once, and a resume reads it back."""
+    config = dataclasses.replace(
+        QUICK_COMPRESSION, max_drop=0.001, polish=PolishConfig(image_steps=4096)
+    )
+    compress(drift_teacher(), DRIFT, tmp_path / "run", config, workers=2)
+    facts = read_json(tmp_path / "run" / "select" / "reinforce" / "facts.json")
+    assert facts["environment_steps"] > 80_000 + 4096
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [r["steps"] for r in records if r["kind"] == "polish"] == [4096]
+
+
+def test_steps_are_not_negative():
+    with pytest.raises(UsageError, match=r"--polish\.image-steps -1, expected at least 0"):
+        CompressConfig(polish=PolishConfig(image_steps=-1))
