@@ -117,16 +117,20 @@ def test_the_teacher_of_ms_pac_man_eats():
     assert evaluate(policy, policy.spec.env.variant(), [10_000, 10_001]).mean >= 800
 
 
-def test_the_student_of_ms_pac_man_does_not_pass_for_proven():
-    policy, _ = load_policy(ZOO / "mspacman-student.safetensors")
-    facts = read_json(ZOO / "mspacman-student.json")
-    assert sha256_file(ZOO / "mspacman-student.safetensors") == facts["student"]["sha256"]
-    assert sha256_file(ZOO / "mspacman.safetensors") == facts["teacher"]["sha256"]
-    assert policy.arch.num_parameters == facts["student"]["num_parameters"] == 22_345
-    assert policy.arch.num_parameters <= 0.02 * facts["teacher"]["num_parameters"]
-    assert facts["validation"]["verdict"]["passed"] is False
-    assert facts["gate"]["verdict"]["passed"] is False
-    assert facts["gate"]["verdict"]["lower_bound"] < -facts["gate"]["verdict"]["margin"]
+@pytest.mark.slow
+def test_the_student_of_ms_pac_man_is_the_one_that_passed_the_gate():
+    path = ZOO / "mspacman-student.safetensors"
+    policy, _ = load_policy(path)
+    run = read_json(ZOO / "mspacman-student.json")
+    assert sha256_file(path) == run["student"]["sha256"]
+    assert sha256_file(ZOO / "mspacman.safetensors") == run["teacher"]["sha256"]
+    assert policy.arch.num_parameters == run["student"]["num_parameters"] == 22_345
+    assert policy.arch.num_parameters <= 0.02 * run["teacher"]["num_parameters"]
+    assert run["verdict"]["passed"]
+    assert len(run["gate"]["looks"]) == 1
+    assert run["gate"]["looks"][0]["episodes"] == 400
+    # 310 in the worst of the gate's 400 games; random actions earn 230 on average.
+    assert evaluate(policy, policy.spec.env, range(10_000, 10_008)).mean >= 1000
 
 
 @pytest.mark.slow
