@@ -21,7 +21,7 @@ import numpy as np
 from pops.candidate import Candidate
 from pops.distill import Lesson
 from pops.envs import EnvSource, make_env
-from pops.errors import MissingPackage
+from pops.errors import EnvironmentFailure, MissingPackage
 from pops.evaluate import evaluate
 from pops.metered import report_steps
 from pops.policy import Parameters
@@ -30,6 +30,8 @@ from pops.spec import DiscreteActions, EnvSpec, FloatArray
 from pops.workers import Workers
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
     from pops.actor_critic import ActorCritic
 
 THREADS = 2
@@ -93,15 +95,18 @@ def reinforce(
 
     Raises:
         MissingPackage: if Stable-Baselines3 is not installed.
+        EnvironmentFailure: if an environment raised.
     """
     assert candidate.parameters is not None
     seed = derive(lesson.seed, "reinforce", *key) % (2**31)
     first_seed = training_block(lesson.seed, "reinforce", *key) % (2**31)
     learnt = _learn(candidate, lesson, config, images, (seed, first_seed), watch)
+    before = evaluate(candidate.policy(lesson), lesson.env, validation_seeds, workers)
+    if learnt is None:
+        return dataclasses.replace(candidate, result=before)
     polished = dataclasses.replace(
         candidate, name=f"{candidate.name}+polish", parameters=learnt, confirmation=None
     )
-    before = evaluate(candidate.policy(lesson), lesson.env, validation_seeds, workers)
     after = evaluate(polished.policy(lesson), lesson.env, validation_seeds, workers)
     if after.mean >= before.mean:
         return dataclasses.replace(polished, result=after)
@@ -115,7 +120,8 @@ def _learn(
     images: FloatArray,
     seeds: tuple[int, int],
     watch: Callable[[int, float], None] | None,
-) -> Parameters:
+) -> Parameters | None:
+    """What the policy became; None if it diverged."""
     try:
         from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor, VecNormalize
     except ImportError as error:
@@ -129,7 +135,8 @@ def _learn(
     def make() -> gym.Env[Any, Any]:
         return make_env(source)
 
-    games = VecMonitor(SubprocVecEnv([make] * config.environments))
+    processes = SubprocVecEnv([make] * config.environments)
+    games = VecMonitor(processes)
     try:
         # Rewards in units of the return's deviation, whatever the environment counts in.
         env = VecNormalize(games, norm_obs=False, gamma=config.gamma)
@@ -143,8 +150,26 @@ def _learn(
             model.learn(config.steps, callback=callback(watch))
             report_steps(model.num_timesteps)
             return policy.parameters_of_actor()
+    except (EOFError, ConnectionError) as error:
+        raise EnvironmentFailure(
+            "A process that steps the environment ended while a student was polished; what it "
+            "said stands above. Mend the environment, then add --resume."
+        ) from error
+    except ValueError as error:  # of a distribution whose logits are NaN
+        if "invalid values" not in str(error):
+            raise
+        return None
     finally:
-        games.close()
+        _close(processes)
+
+
+def _close(processes: SubprocVecEnv) -> None:
+    """Close environments of which some may have ended."""
+    try:
+        processes.close()
+    except (EOFError, ConnectionError):
+        for process in processes.processes:
+            process.terminate()
 
 
 def training_source(env: EnvSource) -> EnvSource:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from test_pixels import DRIFT, drift_teacher
@@ -14,10 +15,11 @@ from pops.candidate import Candidate
 from pops.config import CompressConfig, DistillConfig, PolishConfig
 from pops.distill import Lesson
 from pops.envs import make_env
-from pops.errors import UsageError
+from pops.errors import EnvironmentFailure, UsageError
 from pops.evaluate import evaluate
 from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, training_source
 from pops.spec import EnvSpec
+from pops.tracking import Tracker
 from pops.workers import Workers
 
 QUICK = ReinforceConfig(
@@ -100,13 +102,38 @@ def test_the_return_grows_and_the_same_seed_gives_the_same_weights():
         assert np.array_equal(b1, b2)
 
 
-def test_what_does_not_help_is_not_kept():
-    """A learning rate that throws the policy away gives back what it began with."""
-    wild = dataclasses.replace(QUICK, steps=2048, critic_steps=1024, learning_rate=3.0, clip=1e6)
+@pytest.mark.parametrize("rate", [3.0, 1e30])
+def test_what_does_not_help_is_not_kept(rate):
+    """A learning rate that throws the policy away, or to NaN, gives back what it began with."""
+    wild = dataclasses.replace(QUICK, steps=2048, critic_steps=1024, learning_rate=rate, clip=1e6)
     result = polished(wild, [])
     assert result.name == "beginner"
     assert np.array_equal(result.parameters[0][0], beginner().parameters[0][0])
     assert len(result.result.seeds) == 100
+
+
+class Breaks(gym.Wrapper):
+    """Raises at its hundredth step."""
+
+    def step(self, action):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 100:
+            raise OSError("the cable is out")
+        return self.env.step(action)
+
+
+def test_an_environment_that_raises_is_said():
+    broken = dataclasses.replace(DRIFT, wrappers=("test_reinforce:Breaks",))
+    with Workers(1) as workers, pytest.raises(EnvironmentFailure, match="add --resume"):
+        reinforce(
+            beginner(),
+            dataclasses.replace(lesson(), env=broken),
+            QUICK,
+            workers,
+            images=images(),
+            validation_seeds=range(20),
+            key=(7,),
+        )
 
 
 def test_only_convolutions_with_discrete_actions():
@@ -125,15 +152,19 @@ def test_games_are_cut_at_lives_where_the_presets_say_so():
 
 
 @pytest.mark.slow
-def test_compress_polishes_the_smallest_that_did_not_pass(tmp_path):
-    """A margin that no student meets: the smallest is polished once, and a resume reads it back."""
-    config = dataclasses.replace(
-        QUICK_COMPRESSION, max_drop=0.001, polish=PolishConfig(image_steps=4096)
-    )
-    compress(drift_teacher(), DRIFT, tmp_path / "run", config, workers=2)
+def test_compress_polishes_the_smallest_that_would_not_pass(tmp_path, monkeypatch):
+    """Whatever was found counts as not good enough: the smallest within reach is polished, once."""
+    monkeypatch.setattr("pops.select.would_pass", lambda *_: False)
+    config = dataclasses.replace(QUICK_COMPRESSION, polish=PolishConfig(image_steps=4096))
+    tracker = Tracker(tmp_path / "run", "quiet", tensorboard=False)
+    run = compress(drift_teacher(), DRIFT, tmp_path / "run", config, workers=2, tracker=tracker)
     facts = read_json(tmp_path / "run" / "select" / "reinforce" / "facts.json")
     assert facts["environment_steps"] > 80_000 + 4096
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert facts["num_parameters"] == min(
+        rung["num_parameters"] for rung in run.manifest["ladder"] if rung["mean"] > 3
+    )
+    with (tmp_path / "run" / "metrics.jsonl").open() as lines:
+        records = [json.loads(line) for line in lines]
     assert [r["steps"] for r in records if r["kind"] == "polish"] == [4096]
 
 
