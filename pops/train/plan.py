@@ -57,7 +57,7 @@ class Plan:
             **data,
             "widths": list(self.widths),
             "env": {**data["env"], "wrappers": list(self.env.wrappers)},
-            "training_wrappers": list(preset["training_wrappers"]),
+            "training_wrappers": list(self.preset.training_wrappers),
             "hyperparameters": {k: str(v) for k, v in preset["hyperparameters"].items()},
             "activation": preset["activation"],
         }
