@@ -30,12 +30,9 @@ from pops.spec import DiscreteActions, EnvSpec, FloatArray
 from pops.workers import Workers
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import SubprocVecEnv
+    from stable_baselines3.common.vec_env import VecEnv
 
     from pops.actor_critic import ActorCritic
-
-THREADS = 2
-"""Of torch; a constant, because the bits of the result depend on it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,9 @@ class ReinforceConfig:
     steps: int
     """Environment steps, those of the critic alone left out."""
     environments: int = 16
-    """Processes that step one environment each."""
+    """Each in a process of its own, if there are several."""
+    threads: int = 2
+    """Of torch; a fixed number, because the bits of the result depend on it."""
     critic_steps: int = 80_000
     """Environment steps before them, in which the policy stays as it is."""
     rollout: int = 4096
@@ -123,7 +122,12 @@ def _learn(
 ) -> Parameters | None:
     """What the policy became; None if it diverged."""
     try:
-        from stable_baselines3.common.vec_env import SubprocVecEnv, VecMonitor, VecNormalize
+        from stable_baselines3.common.vec_env import (
+            DummyVecEnv,
+            SubprocVecEnv,
+            VecMonitor,
+            VecNormalize,
+        )
     except ImportError as error:
         raise MissingPackage("stable-baselines3", "train", "Polish of image policies") from error
 
@@ -135,13 +139,13 @@ def _learn(
     def make() -> gym.Env[Any, Any]:
         return make_env(source)
 
-    processes = SubprocVecEnv([make] * config.environments)
-    games = VecMonitor(processes)
+    alone = config.environments == 1
+    games = DummyVecEnv([make]) if alone else SubprocVecEnv([make] * config.environments)
     try:
         # Rewards in units of the return's deviation, whatever the environment counts in.
-        env = VecNormalize(games, norm_obs=False, gamma=config.gamma)
+        env = VecNormalize(VecMonitor(games), norm_obs=False, gamma=config.gamma)
         env.seed(seeds[1])
-        with torch_threads(THREADS):
+        with torch_threads(config.threads):
             model = new_model(env, lesson.spec, candidate, config, images, seeds[0])
             policy = cast("ActorCritic", model.policy)
             with policy.critic_alone():
@@ -160,15 +164,15 @@ def _learn(
             raise
         return None
     finally:
-        _close(processes)
+        _close(games)
 
 
-def _close(processes: SubprocVecEnv) -> None:
-    """Close environments of which some may have ended."""
+def _close(games: VecEnv) -> None:
+    """Close environments of which some may have ended with their processes."""
     try:
-        processes.close()
+        games.close()
     except (EOFError, ConnectionError):
-        for process in processes.processes:
+        for process in getattr(games, "processes", ()):
             process.terminate()
 
 
