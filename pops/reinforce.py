@@ -65,8 +65,14 @@ class ReinforceConfig:
 
 
 def can_reinforce(candidate: Candidate, lesson: Lesson) -> bool:
-    """Whether there is a form of this for the candidate: convolutions and discrete actions."""
-    return bool(candidate.arch.convs) and isinstance(lesson.spec.actions, DiscreteActions)
+    """Whether there is a form of this for the candidate.
+
+    That is: convolutions, discrete actions, one mean and one deviation for all pixels.
+    """
+    normaliser = lesson.spec.normaliser
+    plain = normaliser is None or (len(normaliser.mean) == 1 and normaliser.clip is None)
+    discrete = isinstance(lesson.spec.actions, DiscreteActions)
+    return bool(candidate.arch.convs) and discrete and plain
 
 
 def reinforce(

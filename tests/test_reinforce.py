@@ -18,8 +18,9 @@ from pops.distill import Lesson
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure, UsageError
 from pops.evaluate import evaluate
+from pops.policy import NumpyPolicy
 from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, training_source
-from pops.spec import EnvSpec
+from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
 from pops.workers import Workers
 
@@ -152,6 +153,10 @@ def test_only_convolutions_with_discrete_actions():
     assert can_reinforce(beginner(), lesson())
     dense = dataclasses.replace(drift_teacher().arch, convs=())
     assert not can_reinforce(Candidate("dense", dense), lesson())
+    teacher = drift_teacher()
+    clipped = dataclasses.replace(teacher.spec, normaliser=Normaliser((0.0,), (255.0,), clip=1.0))
+    other = NumpyPolicy(clipped, teacher.arch, teacher.parameters)
+    assert not can_reinforce(beginner(), dataclasses.replace(lesson(), teacher=other))
 
 
 def test_games_are_cut_at_lives_where_the_presets_say_so():
