@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from pops.candidate import Candidate
 from pops.network import PolicyNetwork
 from pops.policy import Parameters
 from pops.spec import FloatArray, PolicySpec
+from pops.train.start import held
 
 if TYPE_CHECKING:
     from pops.reinforce import ReinforceConfig
@@ -129,17 +129,9 @@ class ActorCritic(ActorCriticCnnPolicy):
         critic = {id(parameter) for parameter in self.critic_layers()}
         return [p for p in self.parameters() if id(p) not in critic and p.requires_grad]
 
-    @contextlib.contextmanager
-    def critic_alone(self) -> Iterator[None]:
+    def critic_alone(self) -> AbstractContextManager[None]:
         """While this is open the actor stays as it is."""
-        held = self.actor_layers()
-        for parameter in held:
-            parameter.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for parameter in held:
-                parameter.requires_grad_(True)
+        return held(self.actor_layers())
 
     def parameters_of_actor(self) -> Parameters:
         """Copies of (weight, bias) of each layer, batch normalisation folded in."""

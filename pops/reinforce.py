@@ -104,7 +104,7 @@ def reinforce(
     """
     assert candidate.parameters is not None
     seed = derive(lesson.seed, "reinforce", *key) % (2**31)
-    first_seed = training_block(lesson.seed, "reinforce", *key) % (2**31)
+    first_seed = training_block(lesson.seed, "reinforce", *key)
     learnt = _learn(candidate, lesson, config, images, (seed, first_seed), watch)
     before = evaluate(candidate.policy(lesson), lesson.env, validation_seeds, workers)
     if learnt is None:
@@ -150,9 +150,10 @@ def _learn(
     try:
         # Rewards in units of the return's deviation, whatever the environment counts in.
         env = VecNormalize(VecMonitor(games), norm_obs=False, gamma=config.gamma)
-        env.seed(seeds[1])
         with torch_threads(config.threads):
             model = new_model(env, lesson.spec, candidate, config, images, seeds[0])
+            # The model's own seed went to the environments too, and may lie in the gate's block.
+            env.seed(seeds[1])
             policy = cast("ActorCritic", model.policy)
             with policy.critic_alone():
                 model.learn(config.critic_steps)

@@ -20,6 +20,7 @@ from pops.errors import EnvironmentFailure, UsageError
 from pops.evaluate import evaluate
 from pops.policy import NumpyPolicy
 from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, training_source
+from pops.seeds import training_block
 from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
 from pops.workers import Workers
@@ -113,6 +114,23 @@ def test_the_same_seed_gives_the_same_weights():
     for (w1, b1), (w2, b2) in zip(first.parameters, second.parameters):
         assert np.array_equal(w1, w2)
         assert np.array_equal(b1, b2)
+
+
+def test_games_are_begun_on_training_seeds(monkeypatch):
+    """The first reset of training, whatever seeds the library deals out before."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    used: list[int] = []
+    reset = DummyVecEnv.reset
+
+    def watched(env):
+        used.extend(seed for seed in env._seeds if seed is not None)
+        return reset(env)
+
+    monkeypatch.setattr(DummyVecEnv, "reset", watched)
+    polished(dataclasses.replace(QUICK, steps=1024, critic_steps=1024), [])
+    assert used == [training_block(0, "reinforce", 7)]
+    assert 250_000_000 <= used[0] < 500_000_000
 
 
 @pytest.mark.parametrize("rate", [3.0, 1e30])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,13 +84,19 @@ def critic_alone(model: Any) -> Iterator[None]:
     A critic that knows nothing would lead a good policy astray with its first advantages.
     """
     own = {id(p) for part in _critic_parts(model.policy) for p in part.parameters()}
-    held = [p for p in model.policy.parameters() if id(p) not in own and p.requires_grad]
-    for parameter in held:
+    with held([p for p in model.policy.parameters() if id(p) not in own and p.requires_grad]):
+        yield
+
+
+@contextmanager
+def held(parameters: Sequence[Any]) -> Iterator[None]:
+    """While this is open these parameters do not learn."""
+    for parameter in parameters:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in held:
+        for parameter in parameters:
             parameter.requires_grad_(True)
 
 
