@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Callable, cast
 
@@ -18,15 +20,19 @@ from pops.batch_norm import NormalisedNetwork
 from pops.candidate import Candidate
 from pops.network import PolicyNetwork
 from pops.policy import Parameters
-from pops.spec import FloatArray, PolicySpec
+from pops.spec import Array, FloatArray, PolicySpec
 from pops.train.start import held
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecNormalize
+
     from pops.reinforce import ReinforceConfig
 
 CRITIC_UNITS = (128, 64)
 LEAST_RATE = 0.1
 """Share of the learning rate that is left at the end."""
+SCALE = ("mean", "var", "count")
+"""What the running deviation of returns consists of."""
 
 
 class Body(BaseFeaturesExtractor):
@@ -179,7 +185,7 @@ def new_model(
         n_steps=max(1, config.rollout // env.num_envs),
         batch_size=config.batch_size,
         n_epochs=config.epochs,
-        learning_rate=lambda left: config.learning_rate * max(left, LEAST_RATE),
+        learning_rate=config.learning_rate,
         clip_range=config.clip,
         ent_coef=config.entropy,
         gamma=config.gamma,
@@ -216,8 +222,18 @@ def _begin_as(
     )
 
 
-def callback(watch: Callable[[int, float], None] | None) -> BaseCallback:
-    """Tells `watch` after each rollout where training is."""
+def falling_rate(config: ReinforceConfig, done: int, steps: int) -> Callable[[float], float]:
+    """The policy's learning rate in a segment, by the share of the segment that is left."""
+
+    def rate(left: float) -> float:
+        progress = (done + (1 - left) * steps) / config.steps
+        return config.learning_rate * max(1 - progress, LEAST_RATE)
+
+    return rate
+
+
+def learn(model: PPO, steps: int, watch: Callable[[int, float], None] | None, already: int) -> None:
+    """Learn from new games; `watch` is told after each rollout where training is."""
 
     class Watching(BaseCallback):
         def _on_step(self) -> bool:
@@ -226,6 +242,37 @@ def callback(watch: Callable[[int, float], None] | None) -> BaseCallback:
         def _on_rollout_end(self) -> None:
             returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
             if watch is not None and returns:
-                watch(self.num_timesteps, float(np.mean(returns)))
+                watch(already + self.num_timesteps, float(np.mean(returns)))
 
-    return Watching()
+    model.learn(steps, callback=Watching())
+
+
+def snapshot(model: PPO) -> dict[str, Array]:
+    """All that learning goes on from, but for the random state: weights, moments, scale."""
+    policy = {f"policy/{key}": value.numpy() for key, value in model.policy.state_dict().items()}
+    moments = {
+        f"moments/{index}/{key}": value.numpy()
+        for index, state in model.policy.optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+    scale = cast("VecNormalize", model.get_env()).ret_rms
+    returns = {f"returns/{key}": np.asarray(getattr(scale, key)) for key in SCALE}
+    return {key: value.copy() for key, value in {**policy, **moments, **returns}.items()}
+
+
+def restore(model: PPO, arrays: Mapping[str, Any]) -> None:
+    """Go on from what `snapshot` saw."""
+    policy, moments = {}, defaultdict[int, dict[str, torch.Tensor]](dict)
+    scale = cast("VecNormalize", model.get_env()).ret_rms
+    for name, value in arrays.items():
+        kind, _, key = name.partition("/")
+        if kind == "policy":
+            policy[key] = torch.from_numpy(np.array(value))
+        elif kind == "moments":
+            index, _, key = key.partition("/")
+            moments[int(index)][key] = torch.from_numpy(np.array(value))
+        else:
+            setattr(scale, key, np.array(value)[()])
+    model.policy.load_state_dict(policy)
+    optimizer = model.policy.optimizer
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(moments)})

@@ -11,7 +11,8 @@ what is learnt folds into the weights.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, cast
 
@@ -23,13 +24,15 @@ from pops.distill import Lesson
 from pops.envs import EnvSource, make_env
 from pops.errors import EnvironmentFailure, MissingPackage
 from pops.evaluate import evaluate
+from pops.frames import States
+from pops.journal import StageResult
 from pops.metered import report_steps
-from pops.policy import Parameters
 from pops.seeds import derive, training_block
 from pops.spec import DiscreteActions, EnvSpec, FloatArray
 from pops.workers import Workers
 
 if TYPE_CHECKING:
+    from stable_baselines3 import PPO
     from stable_baselines3.common.vec_env import VecEnv
 
     from pops.actor_critic import ActorCritic
@@ -47,6 +50,8 @@ class ReinforceConfig:
     """Of torch; a fixed number, because the bits of the result depend on it."""
     critic_steps: int = 80_000
     """Environment steps before them, in which the policy stays as it is."""
+    segment: int = 204_800
+    """Environment steps after which it can go on should it be stopped; games begin anew then."""
     rollout: int = 4096
     """Environment steps between two updates, in all environments together."""
     batch_size: int = 512
@@ -79,99 +84,163 @@ def reinforce(
     candidate: Candidate,
     lesson: Lesson,
     config: ReinforceConfig,
-    workers: Workers,
-    *,
     images: FloatArray,
-    validation_seeds: Sequence[int],
     key: tuple[int, ...],
     watch: Callable[[int, float], None] | None = None,
-) -> Candidate:
-    """Improve a candidate's mean return; the better of before and after is given back.
+    stage: Callable[[str, Callable[[], StageResult]], StageResult] = lambda _, make: make(),
+) -> Candidate | None:
+    """The candidate after learning from its return; None if learning diverged.
 
     Args:
         candidate: taught already; see `can_reinforce`.
         lesson: environment and spec.
         config: steps and hyperparameters.
-        workers: the validation's episodes are divided among them.
         images: (N, *input_shape) network inputs that batch normalisation is settled on.
-        validation_seeds: screening seeds on which before and after are compared.
         key: (stage, iteration, candidate), from which its seeds are derived.
         watch: called with steps and the mean return of the latest sampled episodes.
+        stage: makes a segment's result, or finds it where it was made before.
 
     Raises:
         MissingPackage: if Stable-Baselines3 is not installed.
         EnvironmentFailure: if an environment raised.
     """
-    assert candidate.parameters is not None
-    seed = derive(lesson.seed, "reinforce", *key) % (2**31)
-    first_seed = training_block(lesson.seed, "reinforce", *key)
-    learnt = _learn(candidate, lesson, config, images, (seed, first_seed), watch)
-    before = evaluate(candidate.policy(lesson), lesson.env, validation_seeds, workers)
-    if learnt is None:
-        return dataclasses.replace(candidate, result=before)
-    polished = dataclasses.replace(
-        candidate, name=f"{candidate.name}+polish", parameters=learnt, confirmation=None
+    found = StageResult()
+    with Training(candidate, lesson, config, images, key, watch) as training:
+        for index in range(1 + math.ceil(config.steps / config.segment)):
+
+            def make(index: int = index, before: StageResult = found) -> StageResult:
+                return training.segment(index, before.arrays)
+
+            found = stage(f"{index:02d}", make)
+            if "student" not in found.policies:
+                return None
+    return dataclasses.replace(
+        candidate,
+        name=f"{candidate.name}+polish",
+        parameters=found.policies["student"].parameters,
+        confirmation=None,
     )
-    after = evaluate(polished.policy(lesson), lesson.env, validation_seeds, workers)
-    if after.mean >= before.mean:
-        return dataclasses.replace(polished, result=after)
-    return dataclasses.replace(candidate, result=before)
 
 
-def _learn(
-    candidate: Candidate,
+def better(
+    before: Candidate,
+    after: Candidate | None,
     lesson: Lesson,
-    config: ReinforceConfig,
-    images: FloatArray,
-    seeds: tuple[int, int],
-    watch: Callable[[int, float], None] | None,
-) -> Parameters | None:
-    """What the policy became; None if it diverged."""
-    try:
-        from stable_baselines3.common.vec_env import (
-            DummyVecEnv,
-            SubprocVecEnv,
-            VecMonitor,
-            VecNormalize,
-        )
-    except ImportError as error:
-        raise MissingPackage("stable-baselines3", "train", "Polish of image policies") from error
+    seeds: Sequence[int],
+    workers: Workers,
+) -> Candidate:
+    """Whichever returns more on these screening seeds, with its episodes."""
+    played = [
+        dataclasses.replace(one, result=evaluate(one.policy(lesson), lesson.env, seeds, workers))
+        for one in (after, before)
+        if one is not None
+    ]
+    return max(played, key=lambda candidate: candidate.mean)
 
-    from pops.actor_critic import callback, new_model
-    from pops.convolutional import torch_threads
 
-    source = training_source(lesson.env)
+class Training:
+    """Games, actor and critic of one polish; they are made when a segment first asks for them.
 
-    def make() -> gym.Env[Any, Any]:
-        return make_env(source)
+    What a segment learns depends on its seed and on what the one before it left, never on whether
+    both ran in one process.
+    """
 
-    alone = config.environments == 1
-    games = DummyVecEnv([make]) if alone else SubprocVecEnv([make] * config.environments)
-    try:
-        # Rewards in units of the return's deviation, whatever the environment counts in.
-        env = VecNormalize(VecMonitor(games), norm_obs=False, gamma=config.gamma)
+    def __init__(
+        self,
+        candidate: Candidate,
+        lesson: Lesson,
+        config: ReinforceConfig,
+        images: FloatArray,
+        key: tuple[int, ...],
+        watch: Callable[[int, float], None] | None,
+    ) -> None:
+        self._candidate = candidate
+        self._lesson = lesson
+        self._config = config
+        self._images = images
+        self._key = key
+        self._watch = watch
+        self._games: VecEnv | None = None
+        self._model: PPO | None = None
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._games is not None:
+            _close(self._games)
+
+    def segment(self, index: int, before: Mapping[str, States]) -> StageResult:
+        """Learn on from what the segment before left; the first one teaches the critic alone.
+
+        Returns:
+            The student, and all that the next segment needs; nothing if it diverged.
+        """
+        try:
+            return self._segment(index, before)
+        except (EOFError, ConnectionError) as error:
+            raise EnvironmentFailure(
+                "A process that steps the environment ended while a student was polished; what it "
+                "said stands above. Mend the environment, then add --resume."
+            ) from error
+        except ValueError as error:  # of a distribution whose logits are NaN
+            if "invalid values" not in str(error):
+                raise
+            return StageResult()
+
+    def _segment(self, index: int, before: Mapping[str, States]) -> StageResult:
+        config, model = self._config, self._opened()
+        from pops.actor_critic import falling_rate, learn, restore, snapshot
+        from pops.convolutional import torch_threads
+
+        if index:
+            restore(model, before)
+        model.set_random_seed(derive(self._lesson.seed, "reinforce", *self._key, index) % 2**31)
+        # The model's own seed went to the environments too, and may lie in the gate's block.
+        env = cast("VecEnv", model.get_env())
+        env.seed(training_block(self._lesson.seed, "reinforce", *self._key, index))
+        done = max(0, index - 1) * config.segment
+        steps = min(config.segment, config.steps - done) if index else config.critic_steps
+        model.lr_schedule = falling_rate(config, done, steps)
+        policy = cast("ActorCritic", model.policy)
         with torch_threads(config.threads):
-            model = new_model(env, lesson.spec, candidate, config, images, seeds[0])
-            # The model's own seed went to the environments too, and may lie in the gate's block.
-            env.seed(seeds[1])
-            policy = cast("ActorCritic", model.policy)
-            with policy.critic_alone():
-                model.learn(config.critic_steps)
-            report_steps(model.num_timesteps)
-            model.learn(config.steps, callback=callback(watch))
-            report_steps(model.num_timesteps)
-            return policy.parameters_of_actor()
-    except (EOFError, ConnectionError) as error:
-        raise EnvironmentFailure(
-            "A process that steps the environment ended while a student was polished; what it "
-            "said stands above. Mend the environment, then add --resume."
-        ) from error
-    except ValueError as error:  # of a distribution whose logits are NaN
-        if "invalid values" not in str(error):
-            raise
-        return None
-    finally:
-        _close(games)
+            if index:
+                learn(model, steps, self._watch, done)
+            else:
+                with policy.critic_alone():
+                    learn(model, steps, None, 0)
+        report_steps(model.num_timesteps)
+        learnt = dataclasses.replace(self._candidate, parameters=policy.parameters_of_actor())
+        return StageResult({}, {"student": learnt.policy(self._lesson)}, snapshot(model))
+
+    def _opened(self) -> PPO:
+        if self._model is not None:
+            return self._model
+        try:
+            from stable_baselines3.common.vec_env import (
+                DummyVecEnv,
+                SubprocVecEnv,
+                VecMonitor,
+                VecNormalize,
+            )
+        except ImportError as error:
+            raise MissingPackage(
+                "stable-baselines3", "train", "Polish of image policies"
+            ) from error
+        from pops.actor_critic import new_model
+
+        source, config = training_source(self._lesson.env), self._config
+
+        def make() -> gym.Env[Any, Any]:
+            return make_env(source)
+
+        alone = config.environments == 1
+        self._games = DummyVecEnv([make]) if alone else SubprocVecEnv([make] * config.environments)
+        # Rewards in units of the return's deviation, whatever the environment counts in.
+        env = VecNormalize(VecMonitor(self._games), norm_obs=False, gamma=config.gamma)
+        seed = derive(self._lesson.seed, "reinforce", *self._key) % 2**31
+        self._model = new_model(env, self._lesson.spec, self._candidate, config, self._images, seed)
+        return self._model
 
 
 def _close(games: VecEnv) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 from pops.candidate import Candidate
 from pops.journal import StageResult
 from pops.record import candidate_from, candidate_to
-from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, settling_images
+from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, settling_images
 from pops.stages import State
 from pops.validate import check, validation_seeds
 
@@ -38,20 +40,20 @@ def reinforce_smallest(
         state.tracker.record("polish", steps=done, mean=mean)
         state.tracker.show(stage="polish", mean=mean, parameters=candidate.arch.num_parameters)
 
-    def make() -> StageResult:
-        polished = reinforce(
-            candidate,
-            state.lesson,
-            steps,
-            state.workers,
-            images=settling_images(state.buffer),
-            validation_seeds=validation_seeds(state),
-            key=(7,),
-            watch=watch,
-        )
-        return candidate_to(polished, state.lesson)
+    def segment(name: str, make: Callable[[], StageResult]) -> StageResult:
+        return state.journal.stage(f"select/reinforce/{name}", make)
 
-    after = candidate_from(state.journal.stage("select/reinforce", make), "candidate")
+    learnt = reinforce(
+        candidate, state.lesson, steps, settling_images(state.buffer), (7,), watch, segment
+    )
+
+    def compare() -> StageResult:
+        seeds = validation_seeds(state)
+        return candidate_to(
+            better(candidate, learnt, state.lesson, seeds, state.workers), state.lesson
+        )
+
+    after = candidate_from(state.journal.stage("select/reinforced", compare), "candidate")
     if after.name == candidate.name:
         state.tracker.say(f"polish: {candidate.arch} does not get better by policy gradient")
         return None

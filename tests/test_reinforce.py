@@ -11,6 +11,7 @@ from test_pixels import DRIFT, drift_teacher
 from test_pixels import QUICK as QUICK_COMPRESSION
 
 from pops import compress
+from pops.actor_critic import falling_rate
 from pops.artifact import read_json
 from pops.candidate import Candidate
 from pops.config import CompressConfig, DistillConfig, PolishConfig
@@ -18,8 +19,9 @@ from pops.distill import Lesson
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure, UsageError
 from pops.evaluate import evaluate
+from pops.journal import Journal
 from pops.policy import NumpyPolicy
-from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, training_source
+from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, training_source
 from pops.seeds import training_block
 from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
@@ -64,18 +66,13 @@ def images() -> np.ndarray:
     return drift_teacher().spec.preprocess(np.stack([state(seed) for seed in range(256)]))
 
 
-def polished(config: ReinforceConfig, seen: list[int]) -> Candidate:
+def polished(config: ReinforceConfig, seen: list[int], **how) -> Candidate:
+    def watch(steps, _):
+        seen.append(steps)
+
+    learnt = reinforce(beginner(), lesson(), config, images(), (7,), watch, **how)
     with Workers(1) as workers:
-        return reinforce(
-            beginner(),
-            lesson(),
-            config,
-            workers,
-            images=images(),
-            validation_seeds=range(100),
-            key=(7,),
-            watch=lambda steps, _: seen.append(steps),
-        )
+        return better(beginner(), learnt, lesson(), range(100), workers)
 
 
 def test_the_actor_is_the_student_before_it_learns():
@@ -129,8 +126,40 @@ def test_games_are_begun_on_training_seeds(monkeypatch):
 
     monkeypatch.setattr(DummyVecEnv, "reset", watched)
     polished(dataclasses.replace(QUICK, steps=1024, critic_steps=1024), [])
-    assert used == [training_block(0, "reinforce", 7)]
-    assert 250_000_000 <= used[0] < 500_000_000
+    assert used == [training_block(0, "reinforce", 7, segment) for segment in (0, 1)]
+    assert all(250_000_000 <= seed < 500_000_000 for seed in used)
+
+
+def test_it_goes_on_after_a_stop_as_if_there_had_been_none(tmp_path):
+    """Three segments in one process, and the last two of them in another after the first."""
+    config = dataclasses.replace(QUICK, steps=3072, critic_steps=1024, segment=1024)
+    seen: list[int] = []
+    whole = polished(config, seen)
+    assert seen == [1024, 2048, 3072]
+
+    def stopped(name, make):
+        if name == "02":
+            raise KeyboardInterrupt
+        return journal.stage(name, make)
+
+    journal = Journal(tmp_path / "run", {}, resume=False, overwrite=False)
+    with pytest.raises(KeyboardInterrupt):
+        polished(config, [], stage=stopped)
+    rest: list[int] = []
+    resumed = polished(config, rest, stage=journal.stage)
+    assert rest == [2048, 3072]
+    assert resumed.result.mean == whole.result.mean
+    for (w1, b1), (w2, b2) in zip(whole.parameters, resumed.parameters):
+        assert np.array_equal(w1, w2)
+        assert np.array_equal(b1, b2)
+
+
+def test_the_rate_falls_over_all_segments():
+    config = dataclasses.replace(QUICK, steps=4000, learning_rate=1.0)
+    assert falling_rate(config, 0, 1000)(1.0) == 1.0
+    assert falling_rate(config, 0, 1000)(0.0) == 0.75
+    assert falling_rate(config, 1000, 1000)(1.0) == 0.75
+    assert falling_rate(config, 3000, 1000)(0.0) == 0.1
 
 
 @pytest.mark.parametrize("rate", [3.0, 1e30])
@@ -155,15 +184,13 @@ class Breaks(gym.Wrapper):
 
 def test_an_environment_that_raises_is_said():
     broken = dataclasses.replace(DRIFT, wrappers=("test_reinforce:Breaks",))
-    with Workers(1) as workers, pytest.raises(EnvironmentFailure, match="add --resume"):
+    with pytest.raises(EnvironmentFailure, match="add --resume"):
         reinforce(
             beginner(),
             dataclasses.replace(lesson(), env=broken),
             dataclasses.replace(QUICK, environments=2),
-            workers,
-            images=images(),
-            validation_seeds=range(20),
-            key=(7,),
+            images(),
+            (7,),
         )
 
 
@@ -195,8 +222,10 @@ def test_compress_polishes_the_smallest_that_would_not_pass(tmp_path, monkeypatc
     config = dataclasses.replace(QUICK_COMPRESSION, polish=PolishConfig(image_steps=4096))
     tracker = Tracker(tmp_path / "run", "quiet", tensorboard=False)
     run = compress(drift_teacher(), DRIFT, tmp_path / "run", config, workers=2, tracker=tracker)
-    facts = read_json(tmp_path / "run" / "select" / "reinforce" / "facts.json")
-    assert facts["environment_steps"] > QUICK.critic_steps + 4096
+    stages = sorted((tmp_path / "run" / "select" / "reinforce").iterdir())
+    steps = [read_json(stage / "facts.json")["environment_steps"] for stage in stages]
+    assert steps == [QUICK.critic_steps, 4096]
+    facts = read_json(tmp_path / "run" / "select" / "reinforced" / "facts.json")
     assert facts["num_parameters"] == min(
         rung["num_parameters"] for rung in run.manifest["ladder"] if rung["mean"] > 3
     )
