@@ -50,9 +50,11 @@ class Body(BaseFeaturesExtractor):
 
     def inputs(self, observations: torch.Tensor) -> torch.Tensor:
         """Images as the student's spec preprocesses them, channels first."""
-        x = observations.to(torch.float32, copy=True)
+        x = observations
         if tuple(x.shape[1:]) != self.network.arch.input_shape:
             x = x.permute(0, 3, 1, 2)
+        # As convolutions want them; each would copy them for itself, at four bytes a pixel.
+        x = x.contiguous(memory_format=torch.channels_last).to(torch.float32, copy=True)
         return x.sub_(self._mean).div_(self._std)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:

@@ -155,7 +155,7 @@ class CompressConfig:
     episodes: int = 100
     """Paired episodes of the gate, on seeds that nothing has seen; at least 20."""
     max_params: Optional[int] = None
-    """Stop the search once a student this small passes screening."""
+    """Stop the search once a student this small passes screening; on images, begin it there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where convolutional networks train; auto takes a GPU if there is one."""
     stochastic: bool = False

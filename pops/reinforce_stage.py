@@ -12,6 +12,17 @@ from pops.stages import State
 from pops.validate import check, validation_seeds
 
 
+def hopeful(state: State, candidate: Candidate) -> bool:
+    """Whether polish is asked for and may make something of a student.
+
+    That is: it plays better than halfway between random actions and the teacher.
+    """
+    config = state.config.polish
+    asked = config.enabled and config.image_steps > 0
+    plays = candidate.parameters is not None and candidate.mean >= state.guard.lower_bound
+    return asked and plays and can_reinforce(candidate, state.lesson)
+
+
 def reinforce_smallest(
     state: State, short: list[Candidate], chosen: Candidate | None
 ) -> Candidate | None:
@@ -19,18 +30,18 @@ def reinforce_smallest(
 
     Args:
         state: the compression so far.
-        short: validated students that the gate would most likely refuse.
+        short: students that the gate would most likely refuse.
         chosen: what passes already, if anything; only smaller ones are worth it then.
     """
-    config = state.config.polish
     fitting = [
         candidate
         for candidate in short
-        if can_reinforce(candidate, state.lesson)
+        if hopeful(state, candidate)
         and (chosen is None or candidate.arch.num_parameters < chosen.arch.num_parameters)
     ]
-    if not (config.enabled and config.image_steps and fitting):
+    if not fitting:
         return None
+    config = state.config.polish
     candidate = min(fitting, key=lambda c: c.arch.num_parameters)
     steps = ReinforceConfig(config.image_steps)
     state.tracker.begin("polish", total=float(steps.steps))

@@ -59,8 +59,10 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
         ordered = [Candidate("teacher's copy", state.arch, state.parameters)]
     chosen: Candidate | None = None
     short: list[Candidate] = []
+    unreached: list[Candidate] = []
     for index, candidate in enumerate(ordered):
         if out_of_reach(state, candidate):
+            unreached.append(candidate)
             continue
         ordered[index] = check(state, candidate, "validate")
         if would_pass(state, ordered[index]):
@@ -78,7 +80,7 @@ def choose(state: State, candidates: list[Candidate]) -> Selection:
             break
         if would_pass(state, polished):
             chosen, larger = polished, [polished, *larger]
-    reinforced = reinforce_smallest(state, short, chosen)
+    reinforced = reinforce_smallest(state, [*unreached, *short], chosen)
     if reinforced is not None:
         ordered.append(reinforced)
         if would_pass(state, reinforced):

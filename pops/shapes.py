@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -56,15 +55,15 @@ def levelled(base: NetArch, target: int) -> NetArch:
 
 
 def with_parameters(kind: NetArch, target: int) -> NetArch:
-    """The network of this kind, all layers narrowed by one factor, nearest to `target`."""
-    best = _narrowed(kind, 1.0)
-    for factor in np.geomspace(1.0, 0.01, 120):
-        arch = _narrowed(kind, float(factor))
-        if abs(math.log(arch.num_parameters / target)) < abs(
-            math.log(best.num_parameters / target)
-        ):
-            best = arch
-    return best
+    """The largest network of this kind, all layers narrowed by one factor, of at most `target`.
+
+    The smallest, if none is that small.
+    """
+    narrowed = [_narrowed(kind, float(factor)) for factor in np.geomspace(1.0, 0.01, 240)]
+    fitting = [arch for arch in narrowed if arch.num_parameters <= target]
+    if not fitting:
+        return min(narrowed, key=lambda arch: arch.num_parameters)
+    return max(fitting, key=lambda arch: arch.num_parameters)
 
 
 def _narrowed(kind: NetArch, factor: float) -> NetArch:

@@ -16,6 +16,7 @@ from pops.journal import StageResult
 from pops.memory import check_room
 from pops.policy import Parameters
 from pops.record import candidates_from, candidates_to
+from pops.reinforce_stage import hopeful
 from pops.seeds import screening_seeds
 from pops.shapes import compact, levelled, with_parameters
 
@@ -33,17 +34,28 @@ FIRST_KEY = 50
 """Keys of seeds are not negative; places are."""
 
 
-def sizes(base: NetArch, parameters: Parameters | None, place: int) -> list[Candidate]:
+def first_share(base: NetArch, max_params: int | None) -> float:
+    """Where the first pair begins: the smaller of it is no larger than what is small enough."""
+    if max_params is None:
+        return START
+    return min(START, max_params / base.num_parameters / STEP)
+
+
+def sizes(
+    base: NetArch, parameters: Parameters | None, place: int, start: float = START
+) -> list[Candidate]:
     """The pair at `place`, 0 for the first and one less for each size up, larger first.
 
     Args:
         base: what the sizes are shares of.
         parameters: its weights, which the larger students keep; None if all begin anew.
         place: two less for the pair above, two more for the one below.
+        start: share of the larger one of the first pair.
     """
     found: dict[NetArch, Candidate] = {}
-    for share in (START * STEP**place, START * STEP ** (place + 1)):
-        target = max(1, round(base.num_parameters * share))
+    for share in (start * STEP**place, start * STEP ** (place + 1)):
+        # A share of a share of a number: rounded before it is cut, or 7000 becomes 6999.
+        target = max(1, int(round(base.num_parameters * share, 6)))
         inherits = parameters is not None and share >= INHERITS
         arch = levelled(base, target) if inherits else with_parameters(compact(base), target)
         if arch.num_parameters < base.num_parameters:
@@ -64,19 +76,23 @@ def search_sizes(state: State, base: NetArch, parameters: Parameters) -> list[Ca
         All that were taught, in the order of teaching.
     """
     found: dict[NetArch, Candidate] = {}
-    objective = state.guard.objective
-    kept = parameters if state.config.distill.race_warm_start else None
+    config, objective = state.config, state.guard.objective
+    kept = parameters if config.distill.race_warm_start else None
+    start = first_share(base, config.max_params)
     place, seen = 0, set()
-    while len(found) < state.config.search.candidates and place not in seen:
+    while len(found) < config.search.candidates and place not in seen:
         seen.add(place)
-        pair = [c for c in sizes(base, kept, place) if c.arch not in found]
+        pair = [c for c in sizes(base, kept, place, start) if c.arch not in found]
         if not pair:
             break
         taught = _taught(state, pair, place)
         found.update({candidate.arch: candidate for candidate in taught})
+        near = any(may_reach(c, objective) or hopeful(state, c) for c in taught)
         if taught[-1].mean >= objective:
+            if taught[-1].arch.num_parameters <= (config.max_params or 0):
+                break
             place += 2
-        elif any(may_reach(candidate, objective) for candidate in taught):
+        elif near:
             break
         else:
             place -= 2

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from pops.arch import Conv, NetArch
 from pops.candidate import Candidate, can_inherit
-from pops.config import DistillConfig
+from pops.config import CompressConfig, SearchConfig
 from pops.errors import PopsError
 from pops.evaluate import EvalResult
 from pops.shapes import compact, levelled, with_parameters
-from pops.sizes import may_reach, search_sizes, sizes
+from pops.sizes import first_share, may_reach, search_sizes, sizes
 from pops.weights import initialise
 
 NATURE = NetArch(
@@ -54,6 +54,8 @@ def test_a_compact_kind_fits_any_image(channels, size, convs, hidden):
     assert len(kind.layers()) >= len(base.convs) + 2
     for conv, layer in zip(kind.convs, kind.layers()):
         assert layer.weight[2:] == (conv.kernel, conv.kernel)
+    least = with_parameters(kind, 1).num_parameters
+    assert with_parameters(kind, 2000).num_parameters <= max(2000, least)
     small, smaller = with_parameters(kind, 2000), with_parameters(kind, 500)
     assert can_inherit(smaller, small) or smaller.num_parameters > small.num_parameters
 
@@ -64,7 +66,7 @@ WEIGHTS = initialise(SHRUNK, 0)
 def test_sizes_fall_by_a_ratio_and_stay_below_the_base():
     ladder = [c.arch for place in (-2, 0, 2, 4) for c in sizes(SHRUNK, WEIGHTS, place)]
     counts = [arch.num_parameters for arch in ladder]
-    assert counts == [268_696, 122_506, 55_170, 24_751, 10_762, 5_006, 2_351]
+    assert counts == [268_696, 122_506, 55_170, 24_751, 10_762, 5_006, 1_951]
     assert sizes(SHRUNK, WEIGHTS, -4) == []
 
 
@@ -105,16 +107,26 @@ def test_a_standard_error_below_the_objective_may_still_reach_it():
     assert may_reach(taught(NATURE, 10.0, 0.0), 10.0)
 
 
+def test_the_first_pair_ends_at_the_size_that_was_asked_for():
+    pair = sizes(SHRUNK, WEIGHTS, 0, first_share(SHRUNK, 7000))
+    assert [c.arch.num_parameters for c in pair] == [15_271, 6_927]
+    assert all(c.arch.convs[0].kernel == 4 for c in pair)
+    assert first_share(SHRUNK, None) == first_share(SHRUNK, 309_000) == 0.4
+
+
 @pytest.mark.parametrize(
-    ("reaches", "places"),
+    ("reaches", "max_params", "hopeful", "places"),
     [
-        (lambda size: size > 60_000, [0]),  # between the two of the first pair: done
-        (lambda size: size > 20_000, [0, 2]),  # both of the first: down
-        (lambda size: size > 200_000, [0, -2]),  # none: up
-        (lambda size: False, [0, -2]),  # until the kind has no larger one
+        (lambda size: size > 60_000, None, False, [0]),  # between the first two: done
+        (lambda size: size > 20_000, None, False, [0, 2]),  # both of the first: down
+        (lambda size: size > 200_000, None, False, [0, -2]),  # none: up
+        (lambda size: False, None, False, [0, -2]),  # until the kind has no larger one
+        (lambda size: False, None, True, [0]),  # polish may help
+        (lambda size: size > 1000, 7000, False, [0]),  # small enough
+        (lambda size: size > 20_000, 7000, False, [0, -2]),
     ],
 )
-def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
+def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, max_params, hopeful, places):
     tried = []
 
     def teach(state, pair, place):
@@ -124,16 +136,13 @@ def test_where_a_pair_ends_decides_which_is_next(monkeypatch, reaches, places):
     class Guard:
         objective = 10.0
 
-    class Search:
-        candidates = 8
-
-    class Config:
-        search, distill = Search, DistillConfig()
-
     class State:
-        config, guard = Config, Guard
+        config = CompressConfig(max_params=max_params, search=SearchConfig(candidates=8))
+        guard = Guard
 
     monkeypatch.setattr("pops.sizes._taught", teach)
+    monkeypatch.setattr("pops.sizes.hopeful", lambda *_: hopeful)
     found = search_sizes(State, SHRUNK, WEIGHTS)
+    start = first_share(SHRUNK, max_params)
     assert tried == places
-    assert len(found) == sum(len(sizes(SHRUNK, WEIGHTS, place)) for place in places)
+    assert len(found) == sum(len(sizes(SHRUNK, WEIGHTS, place, start)) for place in places)
