@@ -234,8 +234,20 @@ def falling_rate(config: ReinforceConfig, done: int, steps: int) -> Callable[[fl
     return rate
 
 
-def learn(model: PPO, steps: int, watch: Callable[[int, float], None] | None, already: int) -> None:
-    """Learn from new games; `watch` is told after each rollout where training is."""
+def learn(
+    model: PPO,
+    steps: int,
+    watch: Callable[[int, float], None],
+    updated: Callable[[int], None],
+) -> None:
+    """Learn from new games.
+
+    Args:
+        model: actor, critic and games.
+        steps: environment steps.
+        watch: told after each rollout how many they were, and the mean return of late.
+        updated: told how many they were after each time that the actor was changed.
+    """
 
     class Watching(BaseCallback):
         def _on_step(self) -> bool:
@@ -243,8 +255,15 @@ def learn(model: PPO, steps: int, watch: Callable[[int, float], None] | None, al
 
         def _on_rollout_end(self) -> None:
             returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
-            if watch is not None and returns:
-                watch(already + self.num_timesteps, float(np.mean(returns)))
+            if returns:
+                watch(self.num_timesteps, float(np.mean(returns)))
+
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps:
+                updated(self.num_timesteps)
+
+        def _on_training_end(self) -> None:
+            updated(self.num_timesteps)
 
     model.learn(steps, callback=Watching())
 
@@ -273,7 +292,7 @@ def restore(model: PPO, arrays: Mapping[str, Any]) -> None:
         elif kind == "moments":
             index, _, key = key.partition("/")
             moments[int(index)][key] = torch.from_numpy(np.array(value))
-        else:
+        elif kind == "returns":
             setattr(scale, key, np.array(value)[()])
     model.policy.load_state_dict(policy)
     optimizer = model.policy.optimizer

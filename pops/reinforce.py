@@ -5,7 +5,8 @@ gradient. Stable-Baselines3 does the learning. What is ours is how it begins wit
 plays well already: the critic learns alone first, from what the policy's own last map shows; the
 policy is held near to where it began by its divergence from there (Schmitt et al. 2018, arXiv
 1803.03835, hold it near to a teacher); batch normalisation's statistics stay as they are, so that
-what is learnt folds into the weights.
+what is learnt folds into the weights; the student is the mean of the policy's weights over the last
+half of the steps.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, cast
 
 import gymnasium as gym
 import numpy as np
 
+from pops.averaging import Average
 from pops.candidate import Candidate
 from pops.distill import Lesson
 from pops.envs import EnvSource, make_env
@@ -65,6 +68,8 @@ class ReinforceConfig:
     entropy: float = 0.002
     anchor: float = 0.05
     """Weight of the divergence from the policy that it began with."""
+    averaged: float = 0.5
+    """Share of the steps, the last ones, over which the policy's parameters are averaged."""
     sharpen: float = 2.0
     """Factor on the distilled logits: sampled at temperature 1 they lose most of the return."""
 
@@ -202,16 +207,27 @@ class Training:
         done = max(0, index - 1) * config.segment
         steps = min(config.segment, config.steps - done) if index else config.critic_steps
         model.lr_schedule = falling_rate(config, done, steps)
-        policy = cast("ActorCritic", model.policy)
-        with torch_threads(config.threads):
-            if index:
-                learn(model, steps, self._watch, done)
-            else:
-                with policy.critic_alone():
-                    learn(model, steps, None, 0)
+        policy, average = cast("ActorCritic", model.policy), Average(before)
+
+        def updated(more: int) -> None:
+            if index and done + more > (1 - config.averaged) * config.steps:
+                average.add(policy.parameters_of_actor())
+
+        def watch(more: int, mean: float) -> None:
+            if index and self._watch is not None:
+                self._watch(done + more, mean)
+
+        held = nullcontext() if index else policy.critic_alone()
+        with torch_threads(config.threads), held:
+            learn(model, steps, watch, updated)
         report_steps(model.num_timesteps)
-        learnt = dataclasses.replace(self._candidate, parameters=policy.parameters_of_actor())
-        return StageResult({}, {"student": learnt.policy(self._lesson)}, snapshot(model))
+        parameters = average.parameters() or policy.parameters_of_actor()
+        student = dataclasses.replace(self._candidate, parameters=parameters)
+        return StageResult(
+            {},
+            {"student": student.policy(self._lesson)},
+            {**snapshot(model), **average.to_arrays()},
+        )
 
     def _opened(self) -> PPO:
         if self._model is not None:

@@ -11,7 +11,7 @@ from test_pixels import DRIFT, drift_teacher
 from test_pixels import QUICK as QUICK_COMPRESSION
 
 from pops import compress
-from pops.actor_critic import falling_rate
+from pops.actor_critic import ActorCritic, falling_rate
 from pops.artifact import read_json
 from pops.candidate import Candidate
 from pops.config import CompressConfig, DistillConfig, PolishConfig
@@ -152,6 +152,26 @@ def test_it_goes_on_after_a_stop_as_if_there_had_been_none(tmp_path):
     for (w1, b1), (w2, b2) in zip(whole.parameters, resumed.parameters):
         assert np.array_equal(w1, w2)
         assert np.array_equal(b1, b2)
+
+
+def test_the_student_is_the_mean_of_the_last_half(monkeypatch):
+    """Over segments: of four updates the third and the fourth."""
+    seen = []
+    folded = ActorCritic.parameters_of_actor
+
+    def watched(policy):
+        seen.append(folded(policy))
+        return seen[-1]
+
+    monkeypatch.setattr(ActorCritic, "parameters_of_actor", watched)
+    config = dataclasses.replace(QUICK, steps=4096, critic_steps=1024, segment=1024)
+    learnt = reinforce(beginner(), lesson(), config, images(), (7,))
+    # Nothing is averaged in the first three segments, of which one is the critic's.
+    assert len(seen) == 5
+    assert not np.array_equal(seen[3][0][0], seen[4][0][0])
+    for layer, (weight, bias) in enumerate(learnt.parameters):
+        assert np.allclose(weight, np.mean([p[layer][0] for p in seen[3:]], 0), atol=1e-6)
+        assert np.allclose(bias, np.mean([p[layer][1] for p in seen[3:]], 0), atol=1e-6)
 
 
 def test_the_rate_falls_over_all_segments():
