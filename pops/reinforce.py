@@ -12,6 +12,7 @@ half of the steps.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -245,13 +246,13 @@ class Training:
             ) from error
         from pops.actor_critic import new_model
 
-        source, config = training_source(self._lesson.env), self._config
-
-        def make() -> gym.Env[Any, Any]:
-            return make_env(source)
-
+        config = self._config
+        makers: list[Callable[[], gym.Env[Any, Any]]] = [
+            functools.partial(make_env, source)
+            for source in training_sources(self._lesson.env, config.environments)
+        ]
         alone = config.environments == 1
-        self._games = DummyVecEnv([make]) if alone else SubprocVecEnv([make] * config.environments)
+        self._games = DummyVecEnv(makers) if alone else SubprocVecEnv(makers)
         # Rewards in units of the return's deviation, whatever the environment counts in.
         env = VecNormalize(VecMonitor(self._games), norm_obs=False, gamma=config.gamma)
         seed = derive(self._lesson.seed, "reinforce", *self._key) % 2**31
@@ -268,14 +269,19 @@ def _close(games: VecEnv) -> None:
             process.terminate()
 
 
-def training_source(env: EnvSource) -> EnvSource:
-    """The environment with shorter episodes for training, where the table of presets has such."""
+def training_sources(env: EnvSource, count: int) -> list[EnvSource]:
+    """The environments to train in, with shorter episodes where the table of presets has such.
+
+    Every second one is the variant that is reported beside, if there is one: polished on games
+    with sticky actions alone, a student of Pong lost half of its games without them.
+    """
     from pops.train.presets import episode_wrappers
 
     if not isinstance(env, EnvSpec):
-        return env
-    wrappers = (*env.wrappers, *episode_wrappers(env.id))
-    return dataclasses.replace(env, wrappers=wrappers)
+        return [env] * count
+    shorter = dataclasses.replace(env, wrappers=(*env.wrappers, *episode_wrappers(env.id)))
+    kinds = (shorter, shorter.variant() or shorter)
+    return [kinds[index % 2] for index in range(count)]
 
 
 def settling_images(buffer: Any, count: int = 1024) -> FloatArray:

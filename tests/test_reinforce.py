@@ -21,7 +21,7 @@ from pops.errors import EnvironmentFailure, UsageError
 from pops.evaluate import evaluate
 from pops.journal import Journal
 from pops.policy import NumpyPolicy
-from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, training_source
+from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, training_sources
 from pops.seeds import training_block
 from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
@@ -226,11 +226,15 @@ def test_only_convolutions_with_discrete_actions():
 
 def test_games_are_cut_at_lives_where_the_presets_say_so():
     atari = EnvSpec("MsPacmanNoFrameskip-v4", wrappers=("pops.atari:AtariFrames",))
-    assert training_source(atari).wrappers == (
-        "pops.atari:AtariFrames",
-        "pops.atari:EpisodePerLife",
-    )
-    assert training_source(DRIFT) == DRIFT
+    cut = ("pops.atari:AtariFrames", "pops.atari:EpisodePerLife")
+    assert [env.wrappers for env in training_sources(atari, 3)] == [cut] * 3
+    assert training_sources(DRIFT, 2) == [DRIFT, DRIFT]
+
+
+def test_every_second_game_is_of_the_kind_that_is_reported_beside():
+    sticky, plain = {"repeat_action_probability": 0.25}, {"repeat_action_probability": 0.0}
+    pong = EnvSpec("PongNoFrameskip-v4", sticky, beside=plain)
+    assert [env.kwargs for env in training_sources(pong, 4)] == [sticky, plain, sticky, plain]
 
 
 @pytest.mark.slow
