@@ -20,6 +20,7 @@ from pops.batch_norm import NormalisedNetwork
 from pops.candidate import Candidate
 from pops.network import PolicyNetwork
 from pops.policy import Parameters
+from pops.sharpen import sharpening
 from pops.spec import Array, FloatArray, PolicySpec
 from pops.train.start import held
 
@@ -106,12 +107,19 @@ class ActorCritic(ActorCriticCnnPolicy):
 
     anchor: PolicyNetwork
     anchor_weight: float
-    sharpen: float
+    sharpened: float
+    """Factor on the logits that it began with."""
+    further: float = 1.0
+    """Factor on the logits of now, besides."""
     mlp_extractor: Any
 
     def _build_mlp_extractor(self) -> None:
         body = cast("Body", self.features_extractor)
         self.mlp_extractor = Heads(body.map_size, body.features_dim - body.map_size)
+
+    def _get_action_dist_from_latent(self, latent_pi: torch.Tensor) -> Any:
+        logits = self.action_net(latent_pi) * self.further
+        return self.action_dist.proba_distribution(action_logits=logits)
 
     def evaluate_actions(self, obs: Any, actions: torch.Tensor) -> Any:
         """As Stable-Baselines3's; the anchor goes into the entropy, which PPO adds to its loss."""
@@ -119,9 +127,9 @@ class ActorCritic(ActorCriticCnnPolicy):
         images = body.inputs(obs)
         latent_pi, latent_vf = self.mlp_extractor(body.features(images))
         distribution = self._get_action_dist_from_latent(latent_pi)
-        log_probabilities = distribution.distribution.logits  # type: ignore[union-attr]
+        log_probabilities = distribution.distribution.logits
         with torch.no_grad():
-            before = torch.log_softmax(self.anchor(images) * self.sharpen, 1)
+            before = torch.log_softmax(self.anchor(images) * (self.sharpened * self.further), 1)
         divergence = (before.exp() * (before - log_probabilities)).sum(1)
         entropy = distribution.entropy()
         assert entropy is not None
@@ -206,18 +214,19 @@ def _begin_as(
     body = cast("Body", policy.features_extractor)
     body.network.load(candidate.parameters)
     body.network.settle(torch.from_numpy(images), unchanged=True)
-    weight, bias = candidate.parameters[-1]
-    last = cast("nn.Linear", policy.action_net)
-    with torch.no_grad():
-        last.weight.copy_(torch.from_numpy(weight * np.float32(config.sharpen)))
-        last.bias.copy_(torch.from_numpy(bias * np.float32(config.sharpen)))
     anchor = PolicyNetwork(candidate.arch)
     anchor.load(candidate.parameters)
     anchor.requires_grad_(False)
+    weight, bias = candidate.parameters[-1]
+    last = cast("nn.Linear", policy.action_net)
+    with torch.no_grad():
+        outputs = anchor(torch.from_numpy(images)).numpy()
+        policy.sharpened = sharpening(outputs, config.entropy_share)
+        last.weight.copy_(torch.from_numpy(weight * np.float32(policy.sharpened)))
+        last.bias.copy_(torch.from_numpy(bias * np.float32(policy.sharpened)))
     # Not a part of the policy: it neither learns nor is saved.
     object.__setattr__(policy, "anchor", anchor.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     policy.anchor_weight = config.anchor / config.entropy
-    policy.sharpen = config.sharpen
     policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     policy.optimizer = TwoRates(
         policy.critic_layers(), policy.actor_layers(), config.critic_learning_rate

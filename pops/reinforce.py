@@ -32,6 +32,7 @@ from pops.frames import States
 from pops.journal import StageResult
 from pops.metered import report_steps
 from pops.seeds import derive, training_block
+from pops.sharpen import further
 from pops.spec import DiscreteActions, EnvSpec, FloatArray
 from pops.workers import Workers
 
@@ -71,8 +72,10 @@ class ReinforceConfig:
     """Weight of the divergence from the policy that it began with."""
     averaged: float = 0.5
     """Share of the steps, the last ones, over which the policy's parameters are averaged."""
-    sharpen: float = 2.0
-    """Factor on the distilled logits: sampled at temperature 1 they lose most of the return."""
+    entropy_share: float = 0.1
+    """Of random actions' entropy, which the student's has where it begins; see `pops.sharpen`."""
+    growth: float = 2.0
+    """Factor on the logits at the end, reached linearly; it begins at 1."""
 
 
 def can_reinforce(candidate: Candidate, lesson: Lesson) -> bool:
@@ -209,8 +212,11 @@ class Training:
         steps = min(config.segment, config.steps - done) if index else config.critic_steps
         model.lr_schedule = falling_rate(config, done, steps)
         policy, average = cast("ActorCritic", model.policy), Average(before)
+        policy.further = further(config.growth, done / config.steps)
 
         def updated(more: int) -> None:
+            if index:
+                policy.further = further(config.growth, (done + more) / config.steps)
             if index and done + more > (1 - config.averaged) * config.steps:
                 average.add(policy.parameters_of_actor())
 

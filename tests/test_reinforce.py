@@ -7,6 +7,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from test_pixels import DRIFT, drift_teacher
 from test_pixels import QUICK as QUICK_COMPRESSION
 
@@ -23,6 +24,7 @@ from pops.journal import Journal
 from pops.policy import NumpyPolicy
 from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, training_sources
 from pops.seeds import training_block
+from pops.sharpen import entropy_share, further
 from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
 from pops.workers import Workers
@@ -34,7 +36,6 @@ QUICK = ReinforceConfig(
     critic_steps=4096,
     rollout=1024,
     batch_size=256,
-    sharpen=1.0,
 )
 
 
@@ -82,15 +83,36 @@ def test_the_actor_is_the_student_before_it_learns():
 
     candidate, student = beginner(), lesson()
     env = DummyVecEnv([lambda: make_env(DRIFT)])
-    config = dataclasses.replace(QUICK, environments=1, sharpen=2.0)
+    config = dataclasses.replace(QUICK, entropy_share=0.25)
     model = new_model(env, student.spec, candidate, config, images(), 0)
-    observations = np.stack([state(seed) for seed in range(64)])
+    observations = np.stack([state(seed) for seed in range(256)])
     policy = candidate.policy(student)
     actions, _ = model.predict(observations, deterministic=True)
     assert np.array_equal(actions, policy.act(observations))
     learnt = dataclasses.replace(candidate, parameters=model.policy.parameters_of_actor())
-    outputs = policy.outputs(observations)
-    assert np.allclose(learnt.policy(student).outputs(observations), 2 * outputs, atol=1e-4)
+    sharper = learnt.policy(student).outputs(observations)
+    factor = model.policy.sharpened
+    assert np.allclose(sharper, factor * policy.outputs(observations), rtol=1e-4, atol=1e-4)
+    assert entropy_share(sharper) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_logits_grow_while_it_learns():
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from pops.actor_critic import new_model
+
+    env = DummyVecEnv([lambda: make_env(DRIFT)])
+    model = new_model(env, lesson().spec, beginner(), QUICK, images(), 0)
+    observations = torch.from_numpy(np.stack([state(seed) for seed in range(16)]))
+
+    def probabilities() -> torch.Tensor:
+        return model.policy.get_distribution(observations).distribution.probs.detach()
+
+    before = probabilities()
+    model.policy.further = further(2.0, 0.5)
+    sharper = before**1.5 / (before**1.5).sum(1, keepdim=True)
+    assert torch.allclose(probabilities(), sharper, atol=1e-5)
+    assert [further(3.0, progress) for progress in (0.0, 0.5, 1.0)] == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.slow
