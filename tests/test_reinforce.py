@@ -115,6 +115,22 @@ def test_logits_grow_while_it_learns():
     assert [further(3.0, progress) for progress in (0.0, 0.5, 1.0)] == [1.0, 2.0, 3.0]
 
 
+def test_logits_grow_over_all_segments(monkeypatch):
+    """From one rollout to the next; not while the critic learns alone."""
+    asked: list[tuple[float, float]] = []
+
+    def watched(growth, progress):
+        asked.append((growth, progress))
+        return further(growth, progress)
+
+    monkeypatch.setattr("pops.reinforce.further", watched)
+    config = dataclasses.replace(QUICK, steps=3072, critic_steps=2048, segment=2048, growth=2.0)
+    reinforce(beginner(), lesson(), config, images(), (7,))
+    critic, *learning = [progress for _, progress in asked]
+    assert critic == 0
+    assert learning == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1])
+
+
 @pytest.mark.slow
 def test_the_return_grows():
     seen: list[int] = []
