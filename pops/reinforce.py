@@ -61,7 +61,7 @@ class ReinforceConfig:
     """Environment steps between two updates, in all environments together."""
     batch_size: int = 512
     epochs: int = 3
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     """Of the policy; it falls linearly to a tenth."""
     critic_learning_rate: float = 1e-3
     clip: float = 0.1

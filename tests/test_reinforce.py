@@ -36,6 +36,7 @@ QUICK = ReinforceConfig(
     critic_steps=4096,
     rollout=1024,
     batch_size=256,
+    learning_rate=2e-4,
 )
 
 
