@@ -2,11 +2,11 @@
 
 Thousands of weights are too many for an evolution strategy (`pops.polish`), but few for a policy
 gradient. Stable-Baselines3 does the learning. What is ours is how it begins with a policy that
-plays well already: the critic learns alone first, from what the policy's own last map shows; the
-policy is held near to where it began by its divergence from there (Schmitt et al. 2018, arXiv
-1803.03835, hold it near to a teacher); batch normalisation's statistics stay as they are, so that
-what is learnt folds into the weights; the student is the mean of the policy's weights over the last
-half of the steps.
+plays well already: it is made about as decided as it will be judged (`pops.sharpen`); the critic
+learns alone first, from what the policy's own last map shows; the policy is held near to where it
+began by its divergence from there (Schmitt et al. 2018, arXiv 1803.03835, hold it near to a
+teacher); batch normalisation's statistics stay as they are, so that what is learnt folds into the
+weights; the student is the mean of the policy's weights over the last half of the steps.
 """
 
 from __future__ import annotations
