@@ -33,7 +33,7 @@ from pops.journal import StageResult
 from pops.metered import report_steps
 from pops.seeds import derive, training_block
 from pops.sharpen import further
-from pops.spec import DiscreteActions, EnvSpec, FloatArray
+from pops.spec import Array, DiscreteActions, EnvSpec, FloatArray
 from pops.workers import Workers
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from pops.actor_critic import ActorCritic
+
+SETTLING_IMAGES = 1024
 
 
 @dataclass(frozen=True)
@@ -290,8 +292,13 @@ def training_sources(env: EnvSource, count: int) -> list[EnvSource]:
     return [kinds[index % 2] for index in range(count)]
 
 
-def settling_images(buffer: Any, count: int = 1024) -> FloatArray:
+def settling_images(buffer: Any) -> FloatArray:
     """Network inputs from all over a replay buffer."""
-    rows = np.linspace(0, len(buffer) - 1, min(len(buffer), count)).astype(np.int64)
+    rows = spread_rows(len(buffer))
     images: FloatArray = buffer.batch(rows)[0]
     return images
+
+
+def spread_rows(count: int) -> Array:
+    """Rows from all over `count`, as many as batch normalisation is settled on."""
+    return np.linspace(0, count - 1, min(count, SETTLING_IMAGES)).astype(np.int64)

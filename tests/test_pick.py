@@ -9,11 +9,13 @@ from core_cases import STEER, run_pops, steer_teacher, tiny
 from core_envs import Steer
 
 import pops
-from pops.artifact import Run
+from pops.artifact import Run, write_json
 from pops.errors import ArtifactError, UsageError
+from pops.evaluate import evaluate
 from pops.pick import pick
 from pops.pipeline import compress
 from pops.seeds import gate_start
+from pops.spec import EnvSpec
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +59,26 @@ def test_the_best_rung_within_the_budget_is_gated_on_a_fresh_block(run):
     assert pops.load(result.path).predict(np.float32([1, 1, 0]))[0] in (0, 1, 2)
     # Taught from samples, judged against samples: the deterministic teacher returns more.
     stochastic = result.manifest["evaluation"]["teacher"]["mean"]
-    from pops.evaluate import evaluate
-
     plain = evaluate(steer_teacher(), STEER, range(look["seed"], look["seed"] + 20)).mean
     assert stochastic != plain
+
+
+def test_what_is_reported_beside_is_the_rungs_own(tmp_path):
+    env = EnvSpec("core_envs:Steer-v0", {"gain": 1.0}, beside={"gain": 0.5})
+    run = compress(steer_teacher(), env, tmp_path / "run", tiny(), workers=1)
+    rungs, known = run.manifest["ladder"], run.manifest["evaluation"]["beside"]
+    assert known["student"]["num_parameters"] < rungs[-1]["num_parameters"]
+    worst = min(rungs, key=lambda rung: rung["mean"])
+    for rung in rungs:  # the worst one is picked
+        rung["mean"] = -rung["mean"]
+    write_json(run.path / "manifest.json", run.manifest)
+    picked = pick(run.path, 10_000, workers=1)
+    assert picked.student.arch.num_parameters == worst["num_parameters"]
+    beside = picked.manifest["evaluation"]["beside"]
+    seeds = range(known["student"]["seed"], known["student"]["seed"] + 30)
+    assert beside["student"]["mean"] == evaluate(picked.student, env.variant(), seeds).mean
+    assert beside["student"]["mean"] != known["student"]["mean"]
+    assert beside["teacher"] == known["teacher"]
 
 
 def test_what_cannot_be_picked_is_refused_and_nothing_is_lost(run):

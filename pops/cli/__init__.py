@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": "play episodes with a teacher, a run or an artifact",
     "compress": "prune and shrink a teacher to the smallest student that is no worse",
     "pick": "take another rung of a run's ladder, and gate it",
+    "polish": "let a run's image student learn on from its return, and gate it",
     "export": "write ONNX, TFLite and C99 from a run, fp32 and int8",
     "verify": "repeat an artifact's proof on what lies on disk",
     "bench": "measure latency and memory of teacher and student",
@@ -21,6 +22,8 @@ COMMANDS = {
     "demo": "compress a built-in teacher and show the result",
 }
 _MODULES = {
+    "pick": "pops.cli.runs",
+    "polish": "pops.cli.runs",
     "play": "pops.cli.play",
     "export": "pops.cli.artifacts",
     "verify": "pops.cli.artifacts",
@@ -99,7 +102,7 @@ def _guarded(command: str, arguments: list[str]) -> int:
 def _how_to_resume(command: str, arguments: list[str]) -> str:
     if command == "play":
         return " No video was written."
-    if command not in ("compress", "train"):
+    if command not in ("compress", "polish", "train"):
         return ""
     import shlex
 

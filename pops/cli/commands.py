@@ -283,38 +283,6 @@ def _compress(
     return 0 if result.verdict.passed else 3
 
 
-def pick(
-    run: tyro.conf.Positional[Path],
-    max_params: int,
-    out: Optional[Path] = None,
-    overwrite: bool = False,
-    workers: Optional[int] = None,
-    json: bool = False,
-) -> int:
-    """Take the best rung of a run's ladder within a budget, and gate it on fresh seeds.
-
-    Args:
-        run: a run that `pops compress` left.
-        max_params: parameters at most.
-        out: the new run's folder; RUN-N beside the run if unset, N the parameters.
-        overwrite: remove the run in --out first.
-        workers: processes; as many as cores if unset.
-        json: print the new manifest as JSON.
-    """
-    from rich.console import Console
-
-    from pops.pick import pick as take
-    from pops.report.table import print_result
-
-    result = take(run, max_params, out, overwrite=overwrite, workers=workers)
-    if json:
-        print_json(result.manifest)
-    else:
-        print_result(result.manifest, Console())
-        print(f"\n{result.path}")
-    return 0 if result.verdict.passed else 3
-
-
 def train(config: Annotated[TrainConfig, Here]) -> int:
     """Train a teacher with Stable-Baselines3, and keep it as safetensors with its spec.
 
