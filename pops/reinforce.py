@@ -26,7 +26,7 @@ from pops.averaging import Average
 from pops.candidate import Candidate
 from pops.distill import Lesson
 from pops.envs import EnvSource, make_env
-from pops.errors import EnvironmentFailure, MissingPackage
+from pops.errors import MissingPackage
 from pops.evaluate import evaluate
 from pops.frames import States
 from pops.journal import StageResult
@@ -34,7 +34,8 @@ from pops.metered import report_steps
 from pops.seeds import derive, training_block
 from pops.sharpen import further
 from pops.spec import Array, DiscreteActions, EnvSpec, FloatArray
-from pops.workers import Workers
+from pops.train.checked import CheckedEnv
+from pops.workers import Workers, available_cores
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO
@@ -52,7 +53,7 @@ class ReinforceConfig:
     steps: int
     """Environment steps, those of the critic alone left out."""
     environments: int = 16
-    """Each in a process of its own, if there are several."""
+    """Stepped side by side in as many processes as there are cores."""
     threads: int = 2
     """Of torch; a fixed number, because the bits of the result depend on it."""
     critic_steps: int = 80_000
@@ -179,7 +180,7 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         if self._games is not None:
-            _close(self._games)
+            self._games.close()
 
     def segment(self, index: int, before: Mapping[str, States]) -> StageResult:
         """Learn on from what the segment before left; the first one teaches the critic alone.
@@ -189,11 +190,6 @@ class Training:
         """
         try:
             return self._segment(index, before)
-        except (EOFError, ConnectionError) as error:
-            raise EnvironmentFailure(
-                "A process that steps the environment ended while a student was polished; what it "
-                "said stands above. Mend the environment, then add --resume."
-            ) from error
         except ValueError as error:  # of a distribution whose logits are NaN
             if "invalid values" not in str(error):
                 raise
@@ -242,25 +238,21 @@ class Training:
         if self._model is not None:
             return self._model
         try:
-            from stable_baselines3.common.vec_env import (
-                DummyVecEnv,
-                SubprocVecEnv,
-                VecMonitor,
-                VecNormalize,
-            )
+            from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
         except ImportError as error:
             raise MissingPackage(
                 "stable-baselines3", "train", "Polish of image policies"
             ) from error
         from pops.actor_critic import new_model
+        from pops.games import Games
 
         config = self._config
         makers: list[Callable[[], gym.Env[Any, Any]]] = [
-            functools.partial(make_env, source)
+            functools.partial(_checked, source)
             for source in training_sources(self._lesson.env, config.environments)
         ]
         alone = config.environments == 1
-        self._games = DummyVecEnv(makers) if alone else SubprocVecEnv(makers)
+        self._games = DummyVecEnv(makers) if alone else Games(makers, available_cores())
         # Rewards in units of the return's deviation, whatever the environment counts in.
         env = VecNormalize(VecMonitor(self._games), norm_obs=False, gamma=config.gamma)
         seed = derive(self._lesson.seed, "reinforce", *self._key) % 2**31
@@ -268,13 +260,9 @@ class Training:
         return self._model
 
 
-def _close(games: VecEnv) -> None:
-    """Close environments of which some may have ended with their processes."""
-    try:
-        games.close()
-    except (EOFError, ConnectionError):
-        for process in getattr(games, "processes", ()):
-            process.terminate()
+def _checked(source: EnvSource) -> CheckedEnv:
+    name = source.id if isinstance(source, EnvSpec) else "given"
+    return CheckedEnv(make_env(source), name)
 
 
 def training_sources(env: EnvSource, count: int) -> list[EnvSource]:

@@ -241,13 +241,14 @@ class Breaks(gym.Wrapper):
         return self.env.step(action)
 
 
-def test_an_environment_that_raises_is_said():
+@pytest.mark.parametrize("environments", [1, 2])
+def test_an_environment_that_raises_is_said(environments):
     broken = dataclasses.replace(DRIFT, wrappers=("test_reinforce:Breaks",))
-    with pytest.raises(EnvironmentFailure, match="add --resume"):
+    with pytest.raises(EnvironmentFailure, match=r"the cable is out.* --resume goes on"):
         reinforce(
             beginner(),
             dataclasses.replace(lesson(), env=broken),
-            dataclasses.replace(QUICK, environments=2),
+            dataclasses.replace(QUICK, environments=environments),
             images(),
             (7,),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pops.artifact import read_json, save_policy, sha256_file, write_bytes, write_json
-from pops.errors import ArtifactError, EnvironmentFailure, MissingPackage, PopsError
+from pops.errors import ArtifactError, MissingPackage, PopsError
 from pops.evaluate import EvalResult, evaluate
 from pops.seeds import derive, screening_seeds, training_block
 from pops.spec import EnvSpec
@@ -130,12 +130,6 @@ class _Session:
         try:
             with critic_alone(model) if continued else nullcontext():
                 model.learn(steps, callback=self.view.callback(), reset_num_timesteps=False)
-        except (EOFError, ConnectionError) as error:
-            raise EnvironmentFailure(
-                f"A process that steps {self.plan.env.id} ended at step {model.num_timesteps:,}; "
-                "what it said stands above. What was trained up to the last evaluation is kept, "
-                "and --resume goes on from there."
-            ) from error
         except (ValueError, RuntimeError, FloatingPointError) as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise PopsError(

@@ -3,68 +3,22 @@
 from __future__ import annotations
 
 import io
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from pops.artifact import write_bytes
 from pops.envs import make_env
-from pops.errors import EnvironmentFailure, MissingPackage, PopsError, UsageError
+from pops.errors import MissingPackage, PopsError, UsageError
 from pops.policy import NumpyPolicy
 from pops.seeds import derive
 from pops.spec import EnvSpec
 from pops.teacher.load import load_teacher
+from pops.train.checked import CheckedEnv
 from pops.train.plan import Plan
-
-
-class CheckedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """Turns whatever an environment does wrong into an `EnvironmentFailure` in words."""
-
-    def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
-        super().__init__(env)
-        self._name = name
-        self._steps = 0
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Reset, and check the observation."""
-        try:
-            observation, info = self.env.reset(**kwargs)
-        except Exception as error:
-            raise self._failure(f"raised {type(error).__name__}: {error}, at reset") from error
-        self._steps = 0
-        self._check(observation, 0.0)
-        return observation, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and check what came back."""
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
-            raise self._failure(
-                f"raised {type(error).__name__}: {error}, at step {self._steps} of an episode"
-            ) from error
-        self._steps += 1
-        self._check(observation, float(reward))
-        return observation, reward, terminated, truncated, info
-
-    def _check(self, observation: Any, reward: float) -> None:
-        array = np.asarray(observation)
-        bad = array.dtype.kind == "f" and not np.isfinite(array).all()
-        if bad or not math.isfinite(reward):
-            what = "an observation" if bad else "a reward"
-            raise self._failure(
-                f"returned {what} that is not finite, at step {self._steps} of an episode"
-            )
-
-    def _failure(self, what: str) -> EnvironmentFailure:
-        return EnvironmentFailure(
-            f"The environment {self._name} {what}. Mend the environment; what was trained up to "
-            "the last evaluation is kept, and --resume goes on from there."
-        )
+from pops.workers import available_cores
 
 
 def build_model(plan: Plan, device: str) -> Any:
@@ -79,7 +33,9 @@ def build_model(plan: Plan, device: str) -> Any:
         import torch
         from stable_baselines3.common.preprocessing import is_image_space
         from stable_baselines3.common.utils import set_random_seed
-        from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
+        from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+
+        from pops.games import Games
     except ImportError as error:
         raise MissingPackage(error.name or "stable-baselines3", "train", "pops train") from error
 
@@ -99,7 +55,8 @@ def build_model(plan: Plan, device: str) -> Any:
     makers = [make] * plan.n_envs
     # A step of a game with images is worth a process; one of CartPole is not.
     apart = plan.preset.images and plan.n_envs > 1
-    env = VecMonitor(SubprocVecEnv(makers) if apart else DummyVecEnv(makers))
+    games = Games(makers, available_cores()) if apart else DummyVecEnv(makers)
+    env = VecMonitor(games)
     activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[plan.preset.activation]
     image = is_image_space(env.observation_space)
     set_random_seed(derive(plan.seed, "initial weights"))
