@@ -18,6 +18,7 @@ from torch import nn
 from pops.arch import NetArch
 from pops.batch_norm import NormalisedNetwork
 from pops.candidate import Candidate
+from pops.convolutional import torch_threads
 from pops.network import PolicyNetwork
 from pops.policy import Parameters
 from pops.sharpen import sharpening
@@ -246,14 +247,19 @@ def falling_rate(config: ReinforceConfig, done: int, steps: int) -> Callable[[fl
 def learn(
     model: PPO,
     steps: int,
+    threads: int,
     watch: Callable[[int, float], None],
     updated: Callable[[int], None],
 ) -> None:
     """Learn from new games.
 
+    While they are played torch has one thread: a second one has little to do with so few images,
+    and between them spins on a core that the games need.
+
     Args:
         model: actor, critic and games.
         steps: environment steps.
+        threads: of torch while the model is updated.
         watch: told after each rollout how many they were, and the mean return of late.
         updated: told how many they were after each time that the actor was changed.
     """
@@ -263,18 +269,21 @@ def learn(
             return True
 
         def _on_rollout_end(self) -> None:
+            torch.set_num_threads(threads)
             returns = [episode["r"] for episode in self.model.ep_info_buffer or ()]
             if returns:
                 watch(self.num_timesteps, float(np.mean(returns)))
 
         def _on_rollout_start(self) -> None:
+            torch.set_num_threads(1)
             if self.num_timesteps:
                 updated(self.num_timesteps)
 
         def _on_training_end(self) -> None:
             updated(self.num_timesteps)
 
-    model.learn(steps, callback=Watching())
+    with torch_threads(threads):
+        model.learn(steps, callback=Watching())
 
 
 def snapshot(model: PPO) -> dict[str, Array]:

@@ -55,7 +55,7 @@ class ReinforceConfig:
     environments: int = 16
     """Stepped side by side in as many processes as there are cores."""
     threads: int = 2
-    """Of torch; a fixed number, because the bits of the result depend on it."""
+    """Of torch in updates; a fixed number, because the bits of the result depend on it."""
     critic_steps: int = 80_000
     """Environment steps before them, in which the policy stays as it is."""
     segment: int = 204_800
@@ -198,7 +198,6 @@ class Training:
     def _segment(self, index: int, before: Mapping[str, States]) -> StageResult:
         config, model = self._config, self._opened()
         from pops.actor_critic import falling_rate, learn, restore, snapshot
-        from pops.convolutional import torch_threads
 
         if index:
             restore(model, before)
@@ -223,8 +222,8 @@ class Training:
                 self._watch(done + more, mean)
 
         held = nullcontext() if index else policy.critic_alone()
-        with torch_threads(config.threads), held:
-            learn(model, steps, watch, updated)
+        with held:
+            learn(model, steps, config.threads, watch, updated)
         report_steps(model.num_timesteps)
         parameters = average.parameters() or policy.parameters_of_actor()
         student = dataclasses.replace(self._candidate, parameters=parameters)
