@@ -19,6 +19,7 @@ from pops.pipeline import CompressResult
 from pops.policy import NumpyPolicy
 from pops.record import candidate_from, candidate_to
 from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, spread_rows
+from pops.reinforce_stage import tracked
 from pops.seeds import screening_seeds
 from pops.spec import EnvSpec, FloatArray
 from pops.successor import (
@@ -140,13 +141,7 @@ def _improved(polish: _Polish, steps: int) -> NumpyPolicy:
     manifest, lesson, tracker = polish.run.manifest, polish.lesson, polish.tracker
     config = ReinforceConfig(steps)
     before = Candidate("student", polish.student.arch, polish.student.parameters)
-    parameters = before.arch.num_parameters
-    tracker.begin("polish", total=float(steps))
-
-    def watch(done: int, mean: float) -> None:
-        tracker.advance(float(config.rollout))
-        tracker.record("polish", steps=done, mean=mean)
-        tracker.show(stage="polish", mean=mean, parameters=parameters)
+    watch = tracked(tracker, config, before.arch.num_parameters)
 
     def segment(name: str, make: Callable[[], StageResult]) -> StageResult:
         return polish.journal.stage(f"reinforce/{name}", make)

@@ -9,6 +9,7 @@ from pops.journal import StageResult
 from pops.record import candidate_from, candidate_to
 from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, settling_images
 from pops.stages import State
+from pops.tracking import Tracker
 from pops.validate import check, validation_seeds
 
 
@@ -21,6 +22,20 @@ def hopeful(state: State, candidate: Candidate) -> bool:
     asked = config.enabled and config.image_steps > 0
     plays = candidate.parameters is not None and candidate.mean >= state.guard.lower_bound
     return asked and plays and can_reinforce(candidate, state.lesson)
+
+
+def tracked(
+    tracker: Tracker, config: ReinforceConfig, parameters: int
+) -> Callable[[int, float], None]:
+    """Begin the stage; what it returns shows and records how a polish gets on."""
+    tracker.begin("polish", total=float(config.steps))
+
+    def watch(done: int, mean: float) -> None:
+        tracker.advance(float(config.rollout))
+        tracker.record("polish", steps=done, mean=mean)
+        tracker.show(stage="polish", mean=mean, parameters=parameters)
+
+    return watch
 
 
 def reinforce_smallest(
@@ -44,12 +59,7 @@ def reinforce_smallest(
     config = state.config.polish
     candidate = min(fitting, key=lambda c: c.arch.num_parameters)
     steps = ReinforceConfig(config.image_steps)
-    state.tracker.begin("polish", total=float(steps.steps))
-
-    def watch(done: int, mean: float) -> None:
-        state.tracker.advance(float(steps.rollout))
-        state.tracker.record("polish", steps=done, mean=mean)
-        state.tracker.show(stage="polish", mean=mean, parameters=candidate.arch.num_parameters)
+    watch = tracked(state.tracker, steps, candidate.arch.num_parameters)
 
     def segment(name: str, make: Callable[[], StageResult]) -> StageResult:
         return state.journal.stage(f"select/reinforce/{name}", make)
