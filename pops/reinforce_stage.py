@@ -29,6 +29,7 @@ def tracked(
 ) -> Callable[[int, float], None]:
     """Begin the stage; what it returns shows and records how a polish gets on."""
     tracker.begin("polish", total=float(config.steps))
+    tracker.say(f"polish: the critic learns alone first, for {config.critic_steps:,} steps")
 
     def watch(done: int, mean: float) -> None:
         tracker.advance(float(config.rollout))
