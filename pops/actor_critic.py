@@ -45,19 +45,23 @@ class Body(BaseFeaturesExtractor):
         super().__init__(space, self.map_size + arch.layers()[-1].weight[1])
         self.network = NormalisedNetwork(arch)
         self._mean, self._std = scale
+        self._held = torch.empty(0)
 
     def train(self, mode: bool = True) -> Body:
         """Batch normalisation keeps its statistics: what acted and what learns is one policy."""
         return super().train(False)
 
     def inputs(self, observations: torch.Tensor) -> torch.Tensor:
-        """Images as the student's spec preprocesses them, channels first."""
+        """Images as the student's spec preprocesses them, channels first; until the next ones.
+
+        They lie where the last batch lay: new memory for sixty megabytes costs more than the work.
+        """
         x = observations
         if tuple(x.shape[1:]) != self.network.arch.input_shape:
             x = x.permute(0, 3, 1, 2)
-        # As convolutions want them; each would copy them for itself, at four bytes a pixel.
-        x = x.contiguous(memory_format=torch.channels_last).to(torch.float32, copy=True)
-        return x.sub_(self._mean).div_(self._std)
+        if x.shape != self._held.shape:
+            self._held = torch.empty(x.shape, memory_format=torch.channels_last)
+        return self._held.copy_(x).sub_(self._mean).div_(self._std)
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Observations (N, ...) to (N, map + hidden units)."""
@@ -172,6 +176,17 @@ class TwoRates(torch.optim.Adam):
         return super().step(closure)
 
 
+class UntransposedPPO(PPO):
+    """PPO on images as they come; Stable-Baselines3 would put their channels first.
+
+    Convolutions want them last, so that each update would turn a batch back: a quarter of its time.
+    """
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> Any:
+        return env
+
+
 def new_model(
     env: Any,
     spec: PolicySpec,
@@ -184,7 +199,7 @@ def new_model(
     assert candidate.parameters is not None
     normaliser = spec.normaliser
     scale = (0.0, 1.0) if normaliser is None else (normaliser.mean[0], normaliser.std[0])
-    model = PPO(
+    model = UntransposedPPO(
         ActorCritic,
         env,
         policy_kwargs={

@@ -29,6 +29,7 @@ from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
 from pops.workers import Workers
 
+DRIFT_SHAPE = (12, 12, 2)
 QUICK = ReinforceConfig(
     steps=20_480,
     environments=1,
@@ -95,6 +96,25 @@ def test_the_actor_is_the_student_before_it_learns():
     factor = model.policy.sharpened
     assert np.allclose(sharper, factor * policy.outputs(observations), rtol=1e-4, atol=1e-4)
     assert entropy_share(sharper) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_batches_reach_the_convolutions_as_they_came():
+    """No copy but the one to float32: the buffer has the channels where convolutions want them."""
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    from pops.actor_critic import new_model
+
+    env = DummyVecEnv([lambda: make_env(DRIFT)])
+    model = new_model(env, lesson().spec, beginner(), QUICK, images(), 0)
+    model.learn(1)
+    kept = model.rollout_buffer.observations
+    assert kept.shape[-3:] == DRIFT_SHAPE
+    assert kept.dtype == np.uint8
+    batch = torch.from_numpy(kept.reshape(-1, *DRIFT_SHAPE))
+    turned = batch.permute(0, 3, 1, 2)
+    assert turned.is_contiguous(memory_format=torch.channels_last)
+    inputs = model.policy.features_extractor.inputs(batch)
+    assert np.allclose(inputs.numpy(), lesson().spec.preprocess(batch.numpy()), atol=1e-6)
 
 
 def test_logits_grow_while_it_learns():
