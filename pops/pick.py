@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from pops.metered import metered
 from pops.pipeline import CompressResult
 from pops.successor import (
     calibration,
-    clear,
     look_at_gate,
     new_folder,
     playable_env,
@@ -58,7 +58,8 @@ def pick(
     with Workers(workers or available_cores()) as pool, metered() as played:
         look = look_at_gate(original, policy, env, pool)
         states = calibration(policy, env, original.manifest["seed"], pool)
-    clear(target)
+    if target.exists():
+        shutil.rmtree(target)
     remember_look(original, look)
     facts = {
         "student": {"name": rung["name"]},

@@ -15,6 +15,7 @@ from pops.errors import GateFailed, UsageError
 from pops.finish import versions
 from pops.gate import Verdict
 from pops.journal import Journal, StageResult
+from pops.metered import metered
 from pops.pipeline import CompressResult
 from pops.policy import NumpyPolicy
 from pops.record import candidate_from, candidate_to
@@ -89,9 +90,7 @@ def polish_on(
     env, student = playable_env(original), original.student
     lesson = _lesson(original, env)
     _check(original, student, lesson, steps)
-    target = (
-        Path(out) if out is not None else original.path.with_name(f"{original.path.name}-polished")
-    )
+    target = Path(out) if out is not None else beside(original.path)
     keep_original(original.path, target, "polished")
     given = {"run": sha256_file(original.path / "student.safetensors"), "steps": steps}
     journal = Journal(target, given, resume=resume, overwrite=overwrite)
@@ -101,11 +100,13 @@ def polish_on(
         policy = _improved(polish, steps)
         look = _gated(polish, policy)
         remember_look(original, look)
-        states = calibration(policy, env, original.manifest["seed"], pool)
+        with metered() as visiting:
+            states = calibration(policy, env, original.manifest["seed"], pool)
+    played = journal.environment_steps + visiting.steps
     name = f"{original.manifest['student'].get('name', 'student')}+polish"
     facts = {
         "student": {"name": name},
-        "environment_steps": original.manifest["environment_steps"] + journal.environment_steps,
+        "environment_steps": original.manifest["environment_steps"] + played,
         "polished_from": {"run": str(run), "steps": steps, "student_sha256": given["run"]},
         "versions": versions(),
         "command": command,
@@ -113,6 +114,11 @@ def polish_on(
     }
     manifest = write_successor(original, target, policy, states, look, facts)
     return CompressResult(target, manifest, policy, Verdict(**look.verdict))
+
+
+def beside(run: Path) -> Path:
+    """Where a polished run lies unless another folder is given."""
+    return run.with_name(f"{run.name}-polished")
 
 
 def _lesson(run: Run, env: EnvSpec) -> Lesson:

@@ -7,7 +7,6 @@ level says. The original's manifest keeps count of them.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pops.artifact import (
 )
 from pops.errors import ArtifactError, UsageError
 from pops.evaluate import EvalResult, evaluate
+from pops.frames import States
 from pops.gate import judge, margin
 from pops.policy import NumpyPolicy
 from pops.rollout import Sampler, calibration_states, collect, evaluate_sampling
@@ -149,8 +149,8 @@ def _play_beside(
     return {**known, "student": played.to_json(policy.arch.num_parameters)}
 
 
-def calibration(policy: NumpyPolicy, env: EnvSpec, seed: int, pool: Workers) -> Any:
-    """States that a student visits, for `states.npz`."""
+def calibration(policy: NumpyPolicy, env: EnvSpec, seed: int, pool: Workers) -> States:
+    """States (N, *observation_shape) that a student visits, for `states.npz`."""
     return collect(
         policy,
         None,
@@ -175,7 +175,7 @@ def write_successor(
     run: Run,
     target: Path,
     policy: NumpyPolicy,
-    states: Any,
+    states: States,
     look: Look,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
@@ -220,9 +220,3 @@ def _network(arch: NetArch) -> dict[str, Any]:
         "net_arch": arch.to_json(),
         "macs": arch.macs,
     }
-
-
-def clear(target: Path) -> None:
-    """Remove the run that is replaced."""
-    if target.exists():
-        shutil.rmtree(target)

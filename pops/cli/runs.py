@@ -61,10 +61,10 @@ def polish(
         quiet: print nothing but errors.
         json: print the new manifest as JSON, and nothing else.
     """
-    from pops.polish_on import polish_on
+    from pops.polish_on import beside, polish_on
     from pops.tracking import Tracker, choose_mode
 
-    target = out if out is not None else run.with_name(f"{run.name}-polished")
+    target = out if out is not None else beside(run)
     with Tracker(target, choose_mode(quiet, json)) as tracker:
         result = polish_on(
             run,
