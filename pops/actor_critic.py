@@ -28,7 +28,7 @@ from pops.train.start import held
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from pops.reinforce import ReinforceConfig
+    from pops.reinforce import ReinforceConfig, Segment
 
 CRITIC_UNITS = (128, 64)
 LEAST_RATE = 0.1
@@ -190,21 +190,19 @@ class UntransposedPPO(PPO):
 def new_model(
     env: Any,
     spec: PolicySpec,
-    candidate: Candidate,
+    arch: NetArch,
     config: ReinforceConfig,
-    images: FloatArray,
     seed: int,
 ) -> PPO:
-    """A PPO whose actor is the candidate and whose critic is fresh."""
-    assert candidate.parameters is not None
+    """A PPO whose actor has this architecture; see `begin_as`."""
     normaliser = spec.normaliser
     scale = (0.0, 1.0) if normaliser is None else (normaliser.mean[0], normaliser.std[0])
-    model = UntransposedPPO(
+    return UntransposedPPO(
         ActorCritic,
         env,
         policy_kwargs={
             "features_extractor_class": Body,
-            "features_extractor_kwargs": {"arch": candidate.arch, "scale": scale},
+            "features_extractor_kwargs": {"arch": arch, "scale": scale},
             "net_arch": [],
             "normalize_images": False,
         },
@@ -219,13 +217,12 @@ def new_model(
         device="cpu",
         seed=seed,
     )
-    _begin_as(cast("ActorCritic", model.policy), candidate, config, images)
-    return model
 
 
-def _begin_as(
+def begin_as(
     policy: ActorCritic, candidate: Candidate, config: ReinforceConfig, images: FloatArray
 ) -> None:
+    """Make the actor the candidate, sharpened and anchored; the critic stays as it is."""
     assert candidate.parameters is not None
     body = cast("Body", policy.features_extractor)
     body.network.load(candidate.parameters)
@@ -249,12 +246,12 @@ def _begin_as(
     )
 
 
-def falling_rate(config: ReinforceConfig, done: int, steps: int) -> Callable[[float], float]:
+def falling_rate(begins_at: float, part: Segment) -> Callable[[float], float]:
     """The policy's learning rate in a segment, by the share of the segment that is left."""
 
     def rate(left: float) -> float:
-        progress = (done + (1 - left) * steps) / config.steps
-        return config.learning_rate * max(1 - progress, LEAST_RATE)
+        progress = part.progress(round((1 - left) * part.steps))
+        return begins_at * max(1 - progress, LEAST_RATE)
 
     return rate
 

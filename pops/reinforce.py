@@ -6,7 +6,8 @@ plays well already: it is made about as decided as it will be judged (`pops.shar
 learns alone first, from what the policy's own last map shows; the policy is held near to where it
 began by its divergence from there (Schmitt et al. 2018, arXiv 1803.03835, hold it near to a
 teacher); batch normalisation's statistics stay as they are, so that what is learnt folds into the
-weights; the student is the mean of the policy's weights over the last half of the steps.
+weights; the student is the mean of the policy's weights over the last half of the steps. A long
+polish is one after the other: each begins as the student of the last, decided and held anew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, cast
@@ -60,25 +61,73 @@ class ReinforceConfig:
     """Environment steps before them, in which the policy stays as it is."""
     segment: int = 204_800
     """Environment steps after which it can go on should it be stopped; games begin anew then."""
+    round: int = 1_024_000
+    """Environment steps after which it begins anew as the mean of what it learnt; the steps are
+    divided evenly among as many rounds as that takes."""
     rollout: int = 4096
     """Environment steps between two updates, in all environments together."""
     batch_size: int = 512
     epochs: int = 3
     learning_rate: float = 1e-4
-    """Of the policy; it falls linearly to a tenth."""
+    """Of the policy; it falls linearly to a tenth in each round."""
     critic_learning_rate: float = 1e-3
     clip: float = 0.1
     gamma: float = 0.99
     gae_lambda: float = 0.95
     entropy: float = 0.002
     anchor: float = 0.05
-    """Weight of the divergence from the policy that it began with."""
+    """Weight of the divergence from the policy that the round began with."""
     averaged: float = 0.5
-    """Share of the steps, the last ones, over which the policy's parameters are averaged."""
+    """Share of a round's steps, the last ones, over which the policy's parameters are averaged."""
     entropy_share: float = 0.1
-    """Of random actions' entropy, which the student's has where it begins; see `pops.sharpen`."""
+    """Of random actions' entropy, which the student's has where a round begins; see
+    `pops.sharpen`."""
     growth: float = 2.0
-    """Factor on the logits at the end, reached linearly; it begins at 1."""
+    """Factor on the logits at a round's end, reached linearly; it begins at 1."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps after which learning can go on in another process."""
+
+    number: int
+    """0 is the critic alone."""
+    steps: int
+    done: int
+    """Steps of the polish before it."""
+    done_in_round: int
+    round_steps: int
+
+    @property
+    def opens_round(self) -> bool:
+        """Whether the policy begins anew with it."""
+        return self.number == 0 or (self.number > 1 and self.done_in_round == 0)
+
+    @property
+    def closes_round(self) -> bool:
+        """Whether a round's student comes out of it."""
+        return self.number > 0 and self.done_in_round + self.steps == self.round_steps
+
+    def progress(self, more: int) -> float:
+        """The share of the round that is done after some steps of this."""
+        return (self.done_in_round + more) / self.round_steps
+
+
+def segments(config: ReinforceConfig) -> Iterator[Segment]:
+    """The critic alone, then rounds of segments."""
+    lengths = [
+        min(config.segment, config.steps - done) for done in range(0, config.steps, config.segment)
+    ]
+    rounds = np.array_split(lengths, math.ceil(config.steps / config.round))
+    number = done = 0
+    for lengths_of_round in rounds:
+        done_in_round, round_steps = 0, int(lengths_of_round.sum())
+        if number == 0:
+            yield Segment(0, config.critic_steps, 0, 0, round_steps)
+        for steps in map(int, lengths_of_round):
+            number += 1
+            yield Segment(number, steps, done, done_in_round, round_steps)
+            done, done_in_round = done + steps, done_in_round + steps
 
 
 def can_reinforce(candidate: Candidate, lesson: Lesson) -> bool:
@@ -100,8 +149,9 @@ def reinforce(
     key: tuple[int, ...],
     watch: Callable[[int, float], None] | None = None,
     stage: Callable[[str, Callable[[], StageResult]], StageResult] = lambda _, make: make(),
+    enough: Callable[[Candidate], bool] = lambda _: False,
 ) -> Candidate | None:
-    """The candidate after learning from its return; None if learning diverged.
+    """The candidate after learning from its return; None if learning diverged at once.
 
     Args:
         candidate: taught already; see `can_reinforce`.
@@ -111,27 +161,37 @@ def reinforce(
         key: (stage, iteration, candidate), from which its seeds are derived.
         watch: called with steps and the mean return of the latest sampled episodes.
         stage: makes a segment's result, or finds it where it was made before.
+        enough: shown each round's student; whether it is the last one.
 
     Raises:
         MissingPackage: if Stable-Baselines3 is not installed.
         EnvironmentFailure: if an environment raised.
     """
-    found = StageResult()
+    found, learnt = StageResult(), None
     with Training(candidate, lesson, config, images, key, watch) as training:
-        for index in range(1 + math.ceil(config.steps / config.segment)):
+        for part in segments(config):
+            begun = learnt or candidate
 
-            def make(index: int = index, before: StageResult = found) -> StageResult:
-                return training.segment(index, before.arrays)
+            def make(
+                part: Segment = part, begun: Candidate = begun, before: StageResult = found
+            ) -> StageResult:
+                return training.segment(part, begun, before.arrays)
 
-            found = stage(f"{index:02d}", make)
+            found = stage(f"{part.number:02d}", make)
             if "student" not in found.policies:
-                return None
-    return dataclasses.replace(
-        candidate,
-        name=f"{candidate.name}+polish",
-        parameters=found.policies["student"].parameters,
-        confirmation=None,
-    )
+                break
+            if part.closes_round:
+                parameters = found.policies["student"].parameters
+                learnt = dataclasses.replace(
+                    candidate,
+                    name=f"{candidate.name}+polish",
+                    parameters=parameters,
+                    result=None,
+                    confirmation=None,
+                )
+                if enough(learnt):
+                    break
+    return learnt
 
 
 def better(
@@ -182,48 +242,60 @@ class Training:
         if self._games is not None:
             self._games.close()
 
-    def segment(self, index: int, before: Mapping[str, States]) -> StageResult:
+    def segment(self, part: Segment, begun: Candidate, before: Mapping[str, States]) -> StageResult:
         """Learn on from what the segment before left; the first one teaches the critic alone.
+
+        Args:
+            part: which one.
+            begun: the student that its round begins as.
+            before: arrays of the segment before.
 
         Returns:
             The student, and all that the next segment needs; nothing if it diverged.
         """
         try:
-            return self._segment(index, before)
+            return self._segment(part, begun, before)
         except ValueError as error:  # of a distribution whose logits are NaN
             if "invalid values" not in str(error):
                 raise
             return StageResult()
 
-    def _segment(self, index: int, before: Mapping[str, States]) -> StageResult:
+    def _segment(
+        self, part: Segment, begun: Candidate, before: Mapping[str, States]
+    ) -> StageResult:
         config, model = self._config, self._opened()
-        from pops.actor_critic import falling_rate, learn, restore, snapshot
+        from pops.actor_critic import begin_as, falling_rate, learn, restore, snapshot
 
-        if index:
+        policy = cast("ActorCritic", model.policy)
+        if part.opens_round:
+            if before:
+                restore(model, before)
+            begin_as(policy, begun, config, self._images)
+        else:
+            begin_as(policy, begun, config, self._images)
             restore(model, before)
-        model.set_random_seed(derive(self._lesson.seed, "reinforce", *self._key, index) % 2**31)
+        key = (*self._key, part.number)
+        model.set_random_seed(derive(self._lesson.seed, "reinforce", *key) % 2**31)
         # The model's own seed went to the environments too, and may lie in the gate's block.
         env = cast("VecEnv", model.get_env())
-        env.seed(training_block(self._lesson.seed, "reinforce", *self._key, index))
-        done = max(0, index - 1) * config.segment
-        steps = min(config.segment, config.steps - done) if index else config.critic_steps
-        model.lr_schedule = falling_rate(config, done, steps)
-        policy, average = cast("ActorCritic", model.policy), Average(before)
-        policy.further = further(config.growth, done / config.steps)
+        env.seed(training_block(self._lesson.seed, "reinforce", *key))
+        model.lr_schedule = falling_rate(config.learning_rate, part)
+        policy.further = further(config.growth, part.progress(0))
+        average = Average({} if part.opens_round else before)
 
         def updated(more: int) -> None:
-            if index:
-                policy.further = further(config.growth, (done + more) / config.steps)
-            if index and done + more > (1 - config.averaged) * config.steps:
+            if part.number:
+                policy.further = further(config.growth, part.progress(more))
+            if part.number and part.progress(more) > 1 - config.averaged:
                 average.add(policy.parameters_of_actor())
 
         def watch(more: int, mean: float) -> None:
-            if index and self._watch is not None:
-                self._watch(done + more, mean)
+            if part.number and self._watch is not None:
+                self._watch(part.done + more, mean)
 
-        held = nullcontext() if index else policy.critic_alone()
+        held = nullcontext() if part.number else policy.critic_alone()
         with held:
-            learn(model, steps, config.threads, watch, updated)
+            learn(model, part.steps, config.threads, watch, updated)
         report_steps(model.num_timesteps)
         parameters = average.parameters() or policy.parameters_of_actor()
         student = dataclasses.replace(self._candidate, parameters=parameters)
@@ -255,7 +327,7 @@ class Training:
         # Rewards in units of the return's deviation, whatever the environment counts in.
         env = VecNormalize(VecMonitor(self._games), norm_obs=False, gamma=config.gamma)
         seed = derive(self._lesson.seed, "reinforce", *self._key) % 2**31
-        self._model = new_model(env, self._lesson.spec, self._candidate, config, self._images, seed)
+        self._model = new_model(env, self._lesson.spec, self._candidate.arch, config, seed)
         return self._model
 
 

@@ -6,11 +6,10 @@ from typing import Callable
 
 from pops.candidate import Candidate
 from pops.journal import StageResult
-from pops.record import candidate_from, candidate_to
-from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, settling_images
+from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, settling_images
 from pops.stages import State
 from pops.tracking import Tracker
-from pops.validate import check, validation_seeds
+from pops.validate import check, validate, validated_and_confirmed, would_pass
 
 
 def hopeful(state: State, candidate: Candidate) -> bool:
@@ -42,7 +41,9 @@ def tracked(
 def reinforce_smallest(
     state: State, short: list[Candidate], chosen: Candidate | None
 ) -> Candidate | None:
-    """Polish the smallest student on images that did not pass; None if there is none to polish.
+    """Polish the smallest student on images that did not pass, until it would, or steps are spent.
+
+    None if there is none to polish, or if it does not get better.
 
     Args:
         state: the compression so far.
@@ -57,26 +58,27 @@ def reinforce_smallest(
     ]
     if not fitting:
         return None
-    config = state.config.polish
     candidate = min(fitting, key=lambda c: c.arch.num_parameters)
-    steps = ReinforceConfig(config.image_steps)
-    watch = tracked(state.tracker, steps, candidate.arch.num_parameters)
+    config = ReinforceConfig(state.config.polish.image_steps)
+    watch = tracked(state.tracker, config, candidate.arch.num_parameters)
+    best = validate(state, candidate)
 
     def segment(name: str, make: Callable[[], StageResult]) -> StageResult:
         return state.journal.stage(f"select/reinforce/{name}", make)
 
-    learnt = reinforce(
-        candidate, state.lesson, steps, settling_images(state.buffer), (7,), watch, segment
-    )
-
-    def compare() -> StageResult:
-        seeds = validation_seeds(state)
-        return candidate_to(
-            better(candidate, learnt, state.lesson, seeds, state.workers), state.lesson
+    def enough(learnt: Candidate) -> bool:
+        nonlocal best
+        learnt = validated_and_confirmed(state, learnt)
+        state.tracker.say(
+            f"polish: returns {learnt.mean:.2f}, before {best.mean:.2f}, on "
+            f"{state.config.screen.validation} screening episodes"
         )
+        best = max(learnt, best, key=lambda c: c.mean)
+        return would_pass(state, learnt)
 
-    after = candidate_from(state.journal.stage("select/reinforced", compare), "candidate")
-    if after.name == candidate.name:
+    images = settling_images(state.buffer)
+    reinforce(candidate, state.lesson, config, images, (7,), watch, segment, enough)
+    if best.name == candidate.name:
         state.tracker.say(f"polish: {candidate.arch} does not get better by policy gradient")
         return None
-    return check(state, after, "polish")
+    return check(state, best, "polish")

@@ -12,7 +12,7 @@ from test_pixels import DRIFT, drift_teacher
 from test_pixels import QUICK as QUICK_COMPRESSION
 
 from pops import compress
-from pops.actor_critic import ActorCritic, falling_rate
+from pops.actor_critic import ActorCritic, begin_as, falling_rate, new_model
 from pops.artifact import read_json
 from pops.candidate import Candidate
 from pops.config import CompressConfig, DistillConfig, PolishConfig
@@ -22,7 +22,14 @@ from pops.errors import EnvironmentFailure, UsageError
 from pops.evaluate import evaluate
 from pops.journal import Journal
 from pops.policy import NumpyPolicy
-from pops.reinforce import ReinforceConfig, better, can_reinforce, reinforce, training_sources
+from pops.reinforce import (
+    ReinforceConfig,
+    better,
+    can_reinforce,
+    reinforce,
+    segments,
+    training_sources,
+)
 from pops.seeds import training_block
 from pops.sharpen import entropy_share, further
 from pops.spec import EnvSpec, Normaliser
@@ -78,15 +85,18 @@ def polished(config: ReinforceConfig, seen: list[int], **how) -> Candidate:
         return better(beginner(), learnt, lesson(), range(100), workers)
 
 
-def test_the_actor_is_the_student_before_it_learns():
+def model_of(candidate: Candidate, config: ReinforceConfig):
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    from pops.actor_critic import new_model
-
-    candidate, student = beginner(), lesson()
     env = DummyVecEnv([lambda: make_env(DRIFT)])
-    config = dataclasses.replace(QUICK, entropy_share=0.25)
-    model = new_model(env, student.spec, candidate, config, images(), 0)
+    model = new_model(env, lesson().spec, candidate.arch, config, 0)
+    begin_as(model.policy, candidate, config, images())
+    return model
+
+
+def test_the_actor_is_the_student_before_it_learns():
+    candidate, student = beginner(), lesson()
+    model = model_of(candidate, dataclasses.replace(QUICK, entropy_share=0.25))
     observations = np.stack([state(seed) for seed in range(256)])
     policy = candidate.policy(student)
     actions, _ = model.predict(observations, deterministic=True)
@@ -100,12 +110,7 @@ def test_the_actor_is_the_student_before_it_learns():
 
 def test_batches_reach_the_convolutions_as_they_came():
     """No copy but the one to float32: the buffer has the channels where convolutions want them."""
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    from pops.actor_critic import new_model
-
-    env = DummyVecEnv([lambda: make_env(DRIFT)])
-    model = new_model(env, lesson().spec, beginner(), QUICK, images(), 0)
+    model = model_of(beginner(), QUICK)
     model.learn(1)
     kept = model.rollout_buffer.observations
     assert kept.shape[-3:] == DRIFT_SHAPE
@@ -118,12 +123,7 @@ def test_batches_reach_the_convolutions_as_they_came():
 
 
 def test_logits_grow_while_it_learns():
-    from stable_baselines3.common.vec_env import DummyVecEnv
-
-    from pops.actor_critic import new_model
-
-    env = DummyVecEnv([lambda: make_env(DRIFT)])
-    model = new_model(env, lesson().spec, beginner(), QUICK, images(), 0)
+    model = model_of(beginner(), QUICK)
     observations = torch.from_numpy(np.stack([state(seed) for seed in range(16)]))
 
     def probabilities() -> torch.Tensor:
@@ -233,12 +233,107 @@ def test_the_student_is_the_mean_of_the_last_half(monkeypatch):
         assert np.allclose(bias, np.mean([p[layer][1] for p in seen[3:]], 0), atol=1e-6)
 
 
-def test_the_rate_falls_over_all_segments():
-    config = dataclasses.replace(QUICK, steps=4000, learning_rate=1.0)
-    assert falling_rate(config, 0, 1000)(1.0) == 1.0
-    assert falling_rate(config, 0, 1000)(0.0) == 0.75
-    assert falling_rate(config, 1000, 1000)(1.0) == 0.75
-    assert falling_rate(config, 3000, 1000)(0.0) == 0.1
+def test_the_rate_falls_over_all_segments_of_a_round():
+    config = dataclasses.replace(QUICK, steps=8000, segment=1000, round=4000)
+    rates = [falling_rate(1.0, part) for part in segments(config) if part.number]
+    assert [rate(1.0) for rate in rates] == [1.0, 0.75, 0.5, 0.25] * 2
+    assert [rate(0.0) for rate in rates] == [0.75, 0.5, 0.25, 0.1] * 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "rounds"),
+    [
+        (5_000_000, [1_024_000] * 4 + [904_000]),
+        (1_500_000, [819_200, 680_800]),
+        (300_000, [300_000]),
+        (1_024_001, [614_400, 409_601]),
+        (1, [1]),
+    ],
+)
+def test_steps_are_divided_evenly_among_rounds(steps, rounds):
+    parts = list(segments(ReinforceConfig(steps)))
+    assert [part.number for part in parts] == list(range(len(parts)))
+    assert parts[0].steps == ReinforceConfig.critic_steps
+    learning = parts[1:]
+    assert [part.done for part in learning] == [
+        sum(p.steps for p in learning[:index]) for index in range(len(learning))
+    ]
+    assert max(part.steps for part in learning) <= ReinforceConfig.segment
+    assert [part.round_steps for part in learning if part.closes_round] == rounds
+    assert [part.round_steps for part in parts if part.opens_round] == rounds
+    assert [part.progress(part.steps) for part in learning if part.closes_round] == [1] * len(
+        rounds
+    )
+
+
+TWO_ROUNDS = dataclasses.replace(QUICK, steps=4096, critic_steps=1024, segment=1024, round=2048)
+
+
+def test_a_round_begins_as_the_last_ones_student(monkeypatch):
+    """Its likeliest actions, as decided and held as the first; what the critic knows is kept."""
+    began, students, critics = [], [], []
+    begin = begin_as
+
+    def watched(policy, candidate, config, images):
+        begin(policy, candidate, config, images)
+        began.append((candidate, policy.anchor, policy.critic_layers()[0].detach().clone()))
+
+    monkeypatch.setattr("pops.actor_critic.begin_as", watched)
+
+    def kept(name, make):
+        result = make()
+        students.append(result.policies["student"])
+        critics.append(result.arrays["policy/mlp_extractor.value_net.0.weight"])
+        return result
+
+    learnt = reinforce(beginner(), lesson(), TWO_ROUNDS, images(), (7,), stage=kept)
+    assert len(began) == len(students) == 5
+    for index, (candidate, anchor, critic) in enumerate(began):
+        expected = beginner().parameters if index < 3 else students[2].parameters
+        for (w1, b1), (w2, b2), (w3, b3) in zip(candidate.parameters, expected, anchor.folded()):
+            assert np.array_equal(w1, w2)
+            assert np.array_equal(b1, b2)
+            assert np.array_equal(w1, w3)
+            assert np.array_equal(b1, b3)
+        if index:
+            assert np.array_equal(critic.numpy(), critics[index - 1])
+    assert not np.array_equal(students[2].parameters[0][0], beginner().parameters[0][0])
+    assert np.array_equal(learnt.parameters[0][0], students[4].parameters[0][0])
+
+
+def test_it_goes_on_in_the_middle_of_a_round(tmp_path):
+    whole = reinforce(beginner(), lesson(), TWO_ROUNDS, images(), (7,))
+    journal = Journal(tmp_path / "run", {}, resume=False, overwrite=False)
+    for stop in ("03", "04"):
+
+        def stopped(name, make, stop=stop):
+            if name == stop:
+                raise KeyboardInterrupt
+            return journal.stage(name, make)
+
+        with pytest.raises(KeyboardInterrupt):
+            reinforce(beginner(), lesson(), TWO_ROUNDS, images(), (7,), stage=stopped)
+    resumed = reinforce(beginner(), lesson(), TWO_ROUNDS, images(), (7,), stage=journal.stage)
+    for (w1, b1), (w2, b2) in zip(whole.parameters, resumed.parameters):
+        assert np.array_equal(w1, w2)
+        assert np.array_equal(b1, b2)
+
+
+def test_no_round_begins_once_a_student_is_good_enough():
+    shown: list[Candidate] = []
+
+    def enough(student):
+        shown.append(student)
+        return len(shown) == 2
+
+    seen: list[int] = []
+    config = dataclasses.replace(TWO_ROUNDS, round=1024)
+    learnt = reinforce(
+        beginner(), lesson(), config, images(), (7,), lambda n, _: seen.append(n), enough=enough
+    )
+    assert seen == [1024, 2048]
+    assert learnt is shown[1]
+    assert [student.name for student in shown] == ["beginner+polish"] * 2
 
 
 @pytest.mark.parametrize("rate", [3.0, 1e30])
@@ -309,8 +404,9 @@ def test_compress_polishes_the_smallest_that_would_not_pass(tmp_path, monkeypatc
     stages = sorted((tmp_path / "run" / "select" / "reinforce").iterdir())
     steps = [read_json(stage / "facts.json")["environment_steps"] for stage in stages]
     assert steps == [QUICK.critic_steps, 4096]
-    facts = read_json(tmp_path / "run" / "select" / "reinforced" / "facts.json")
-    assert facts["num_parameters"] == min(
+    facts = [read_json(path) for path in sorted((tmp_path / "run/validate").glob("*/facts.json"))]
+    assert facts[-1]["name"].endswith("+polish")
+    assert facts[-1]["num_parameters"] == min(
         rung["num_parameters"] for rung in run.manifest["ladder"] if rung["mean"] > 3
     )
     with (tmp_path / "run" / "metrics.jsonl").open() as lines:
