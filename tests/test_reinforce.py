@@ -394,16 +394,18 @@ def test_every_second_game_is_of_the_kind_that_is_reported_beside():
 
 @pytest.mark.slow
 def test_compress_polishes_the_smallest_that_would_not_pass(tmp_path, monkeypatch):
-    """Whatever was found counts as not good enough: the smallest within reach is polished, once."""
+    """Nothing counts as good enough but what the second of three rounds makes of the smallest."""
     monkeypatch.setattr("pops.select.would_pass", lambda *_: False)
-    quick = functools.partial(dataclasses.replace, QUICK)
+    answers = iter([False, True])
+    monkeypatch.setattr("pops.reinforce_stage.would_pass", lambda *_: next(answers))
+    quick = functools.partial(dataclasses.replace, QUICK, segment=2048, round=2048)
     monkeypatch.setattr("pops.reinforce_stage.ReinforceConfig", lambda n: quick(steps=n))
-    config = dataclasses.replace(QUICK_COMPRESSION, polish=PolishConfig(image_steps=4096))
+    config = dataclasses.replace(QUICK_COMPRESSION, polish=PolishConfig(image_steps=6144))
     tracker = Tracker(tmp_path / "run", "quiet", tensorboard=False)
     run = compress(drift_teacher(), DRIFT, tmp_path / "run", config, workers=2, tracker=tracker)
     stages = sorted((tmp_path / "run" / "select" / "reinforce").iterdir())
     steps = [read_json(stage / "facts.json")["environment_steps"] for stage in stages]
-    assert steps == [QUICK.critic_steps, 4096]
+    assert steps == [QUICK.critic_steps, 2048, 2048]
     facts = [read_json(path) for path in sorted((tmp_path / "run/validate").glob("*/facts.json"))]
     assert facts[-1]["name"].endswith("+polish")
     assert facts[-1]["num_parameters"] == min(
