@@ -113,7 +113,8 @@ class PolishConfig:
     attempts: int = 3
     """Candidates that may be polished."""
     image_steps: int = 0
-    """Environment steps of PPO for a student on images that is not good enough; 0 for none."""
+    """Environment steps of PPO, at most, for a student on images that is not good enough; 0 for
+    none."""
 
 
 @dataclass(frozen=True)
