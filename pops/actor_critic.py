@@ -28,7 +28,8 @@ from pops.train.start import held
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from pops.reinforce import ReinforceConfig, Segment
+    from pops.reinforce import ReinforceConfig
+    from pops.rounds import Segment
 
 CRITIC_UNITS = (128, 64)
 LEAST_RATE = 0.1

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, cast
@@ -32,6 +31,7 @@ from pops.evaluate import evaluate
 from pops.frames import States
 from pops.journal import StageResult
 from pops.metered import report_steps
+from pops.rounds import Segment, segments
 from pops.seeds import derive, training_block
 from pops.sharpen import further
 from pops.spec import Array, DiscreteActions, EnvSpec, FloatArray
@@ -86,50 +86,6 @@ class ReinforceConfig:
     """Factor on the logits at a round's end, reached linearly; it begins at 1."""
 
 
-@dataclass(frozen=True)
-class Segment:
-    """Steps after which learning can go on in another process."""
-
-    number: int
-    """0 is the critic alone."""
-    steps: int
-    done: int
-    """Steps of the polish before it."""
-    done_in_round: int
-    round_steps: int
-
-    @property
-    def opens_round(self) -> bool:
-        """Whether the policy begins anew with it."""
-        return self.number == 0 or (self.number > 1 and self.done_in_round == 0)
-
-    @property
-    def closes_round(self) -> bool:
-        """Whether a round's student comes out of it."""
-        return self.number > 0 and self.done_in_round + self.steps == self.round_steps
-
-    def progress(self, more: int) -> float:
-        """The share of the round that is done after some steps of this."""
-        return (self.done_in_round + more) / self.round_steps
-
-
-def segments(config: ReinforceConfig) -> Iterator[Segment]:
-    """The critic alone, then rounds of segments."""
-    lengths = [
-        min(config.segment, config.steps - done) for done in range(0, config.steps, config.segment)
-    ]
-    rounds = np.array_split(lengths, math.ceil(config.steps / config.round))
-    number = done = 0
-    for lengths_of_round in rounds:
-        done_in_round, round_steps = 0, int(lengths_of_round.sum())
-        if number == 0:
-            yield Segment(0, config.critic_steps, 0, 0, round_steps)
-        for steps in map(int, lengths_of_round):
-            number += 1
-            yield Segment(number, steps, done, done_in_round, round_steps)
-            done, done_in_round = done + steps, done_in_round + steps
-
-
 def can_reinforce(candidate: Candidate, lesson: Lesson) -> bool:
     """Whether there is a form of this for the candidate.
 
@@ -169,7 +125,7 @@ def reinforce(
     """
     found, learnt = StageResult(), None
     with Training(candidate, lesson, config, images, key, watch) as training:
-        for part in segments(config):
+        for part in segments(config.critic_steps, config.steps, config.segment, config.round):
             begun = learnt or candidate
 
             def make(

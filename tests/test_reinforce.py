@@ -27,9 +27,9 @@ from pops.reinforce import (
     better,
     can_reinforce,
     reinforce,
-    segments,
     training_sources,
 )
+from pops.rounds import Segment, segments
 from pops.seeds import training_block
 from pops.sharpen import entropy_share, further
 from pops.spec import EnvSpec, Normaliser
@@ -233,9 +233,13 @@ def test_the_student_is_the_mean_of_the_last_half(monkeypatch):
         assert np.allclose(bias, np.mean([p[layer][1] for p in seen[3:]], 0), atol=1e-6)
 
 
+def parts_of(config: ReinforceConfig) -> list[Segment]:
+    return list(segments(config.critic_steps, config.steps, config.segment, config.round))
+
+
 def test_the_rate_falls_over_all_segments_of_a_round():
     config = dataclasses.replace(QUICK, steps=8000, segment=1000, round=4000)
-    rates = [falling_rate(1.0, part) for part in segments(config) if part.number]
+    rates = [falling_rate(1.0, part) for part in parts_of(config) if part.number]
     assert [rate(1.0) for rate in rates] == [1.0, 0.75, 0.5, 0.25] * 2
     assert [rate(0.0) for rate in rates] == [0.75, 0.5, 0.25, 0.1] * 2
 
@@ -251,7 +255,7 @@ def test_the_rate_falls_over_all_segments_of_a_round():
     ],
 )
 def test_steps_are_divided_evenly_among_rounds(steps, rounds):
-    parts = list(segments(ReinforceConfig(steps)))
+    parts = parts_of(ReinforceConfig(steps))
     assert [part.number for part in parts] == list(range(len(parts)))
     assert parts[0].steps == ReinforceConfig.critic_steps
     learning = parts[1:]
