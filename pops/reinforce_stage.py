@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from pops.beside import holds_beside
 from pops.candidate import Candidate
 from pops.journal import StageResult
 from pops.reinforce import ReinforceConfig, can_reinforce, reinforce, settling_images
@@ -43,6 +44,8 @@ def reinforce_smallest(
 ) -> Candidate | None:
     """Polish the smallest student on images that did not pass, until it would, or steps are spent.
 
+    It is good enough for no further round if it also holds its own where it is reported beside.
+
     None if there is none to polish, or if it does not get better.
 
     Args:
@@ -73,8 +76,11 @@ def reinforce_smallest(
             f"polish: returns {learnt.mean:.2f}, before {best.mean:.2f}, on "
             f"{state.config.screen.validation} screening episodes"
         )
+        if would_pass(state, learnt) and holds_beside(state, learnt):
+            best = learnt
+            return True
         best = max(learnt, best, key=lambda c: c.mean)
-        return would_pass(state, learnt)
+        return False
 
     images = settling_images(state.buffer)
     reinforce(candidate, state.lesson, config, images, (7,), watch, segment, enough)

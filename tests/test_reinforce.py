@@ -34,6 +34,7 @@ from pops.seeds import training_block
 from pops.sharpen import entropy_share, further
 from pops.spec import EnvSpec, Normaliser
 from pops.tracking import Tracker
+from pops.validate import check
 from pops.workers import Workers
 
 DRIFT_SHAPE = (12, 12, 2)
@@ -398,18 +399,37 @@ def test_every_second_game_is_of_the_kind_that_is_reported_beside():
 
 @pytest.mark.slow
 def test_compress_polishes_the_smallest_that_would_not_pass(tmp_path, monkeypatch):
-    """Nothing counts as good enough but what the second of three rounds makes of the smallest."""
+    """Nothing is good enough but the third round's student of the smallest, of four rounds.
+
+    The first would not pass, the second does not hold beside.
+    """
     monkeypatch.setattr("pops.select.would_pass", lambda *_: False)
-    answers = iter([False, True])
-    monkeypatch.setattr("pops.reinforce_stage.would_pass", lambda *_: next(answers))
+    passes, holds = iter([False, True, True]), iter([False, True])
+    monkeypatch.setattr("pops.reinforce_stage.would_pass", lambda *_: next(passes))
+    shown: list[Candidate] = []
+
+    def holds_beside(_, student):
+        shown.append(student)
+        return next(holds)
+
+    monkeypatch.setattr("pops.reinforce_stage.holds_beside", holds_beside)
+    chosen: list[Candidate] = []
+
+    def checked(state, candidate, what):
+        if what == "polish":
+            chosen.append(candidate)
+        return check(state, candidate, what)
+
+    monkeypatch.setattr("pops.reinforce_stage.check", checked)
     quick = functools.partial(dataclasses.replace, QUICK, segment=2048, round=2048)
     monkeypatch.setattr("pops.reinforce_stage.ReinforceConfig", lambda n: quick(steps=n))
-    config = dataclasses.replace(QUICK_COMPRESSION, polish=PolishConfig(image_steps=6144))
+    config = dataclasses.replace(QUICK_COMPRESSION, polish=PolishConfig(image_steps=8192))
     tracker = Tracker(tmp_path / "run", "quiet", tensorboard=False)
     run = compress(drift_teacher(), DRIFT, tmp_path / "run", config, workers=2, tracker=tracker)
     stages = sorted((tmp_path / "run" / "select" / "reinforce").iterdir())
     steps = [read_json(stage / "facts.json")["environment_steps"] for stage in stages]
-    assert steps == [QUICK.critic_steps, 2048, 2048]
+    assert steps == [QUICK.critic_steps, 2048, 2048, 2048]
+    assert chosen == [shown[1]]
     facts = [read_json(path) for path in sorted((tmp_path / "run/validate").glob("*/facts.json"))]
     assert facts[-1]["name"].endswith("+polish")
     assert facts[-1]["num_parameters"] == min(
@@ -417,7 +437,7 @@ def test_compress_polishes_the_smallest_that_would_not_pass(tmp_path, monkeypatc
     )
     with (tmp_path / "run" / "metrics.jsonl").open() as lines:
         records = [json.loads(line) for line in lines]
-    assert [r["steps"] for r in records if r["kind"] == "polish"] == [1024, 2048, 3072, 4096]
+    assert [r["steps"] for r in records if r["kind"] == "polish"] == list(range(1024, 7168, 1024))
 
 
 def test_steps_are_not_negative():
