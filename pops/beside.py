@@ -3,7 +3,7 @@
 The gate does not judge there: where the variant has few different episodes there is little to
 judge by. But a student that a policy gradient changed can fail in it however well it does in its
 own environment: one of Pong returned more than its teacher with sticky actions, and without them
-ended twelve of thirty games in a rally that nobody won.
+ended sixteen of thirty games in a rally that nobody won.
 """
 
 from __future__ import annotations
