@@ -18,7 +18,7 @@ from pops.spec import EnvSpec, Policy
 from pops.stages import State
 
 SCREENING_BLOCK = 4
-SCREENING_EPISODES = 16
+SCREENING_EPISODES = 30
 
 
 def holds_beside(state: State, candidate: Candidate) -> bool:
