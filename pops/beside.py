@@ -11,7 +11,6 @@ from __future__ import annotations
 from pops.candidate import Candidate
 from pops.evaluate import EvalResult, evaluate
 from pops.journal import StageResult
-from pops.policy import NumpyPolicy
 from pops.record import result_from, result_to
 from pops.seeds import screening_seeds
 from pops.spec import EnvSpec, Policy
@@ -43,7 +42,7 @@ def holds_beside(state: State, candidate: Candidate) -> bool:
     return holds
 
 
-def _played(state: State, variant: EnvSpec, policy: Policy | NumpyPolicy, name: str) -> EvalResult:
+def _played(state: State, variant: EnvSpec, policy: Policy, name: str) -> EvalResult:
     seeds = screening_seeds(state.config.seed, SCREENING_EPISODES, SCREENING_BLOCK)
 
     def make() -> StageResult:

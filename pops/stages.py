@@ -60,7 +60,7 @@ class State:
     ladder: list[Candidate] = field(default_factory=list)
     """Every size that was tried, with its screening return."""
     played: dict[str, int] = field(default_factory=dict)
-    """Validations and confirmations so far, which number their stages."""
+    """Validations, confirmations and the like so far, which number their stages."""
     polish_helps: bool = True
     """Until a candidate comes back from polish as it was."""
     initial: NetArch = field(init=False)
