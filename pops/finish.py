@@ -6,6 +6,7 @@ import dataclasses
 import json
 import platform
 import sys
+import time
 from importlib import metadata
 from typing import Any
 
@@ -49,11 +50,19 @@ def write_run(
     state: State,
     selection: Selection,
     verdict: Verdict,
-    seconds: float,
+    started: float,
     command: str | None,
     requested: CompressConfig,
 ) -> dict[str, Any]:
     """Write everything that a run holds, the manifest last.
+
+    Args:
+        state: the compression, at its end.
+        selection: what the gate judged.
+        verdict: what it found.
+        started: when the run began, as `time.perf_counter` has it.
+        command: the command line, if there was one.
+        requested: the configuration as it was asked for.
 
     Returns:
         The manifest.
@@ -87,7 +96,7 @@ def write_run(
     manifest["environment_steps"] = state.journal.environment_steps + calibration.steps
     if beside is not None:
         manifest["evaluation"]["beside"] = beside
-    manifest["seconds"] = round(seconds, 3)
+    manifest["seconds"] = round(time.perf_counter() - started, 3)
     manifest["command"] = command
     manifest["student"]["sha256"] = sha256_file(root / "student.safetensors")
     manifest = _json_ready(manifest)

@@ -120,9 +120,7 @@ def compress(
         selection = choose(state, candidates)
         verdict = pass_gate(state, selection)
 
-        manifest = write_run(
-            state, selection, verdict, time.perf_counter() - started, command, requested
-        )
+        manifest = write_run(state, selection, verdict, started, command, requested)
     student = selection.candidate.policy(state.lesson)
     return CompressResult(Path(out), manifest, student, verdict)
 

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 from core_cases import CARTPOLE, STEER, cartpole_teacher, glide_teacher, steer_teacher, tiny
 
 import pops
-from pops.artifact import Run, load_policy
+from pops.artifact import Run, load_policy, read_json
 from pops.config import CompressConfig, PruneConfig
 from pops.envs import make_env
 from pops.errors import EnvironmentFailure, GateFailed, PopsError, UsageError
@@ -42,6 +43,18 @@ def test_cartpole_becomes_tiny_and_passes_a_gate_without_margin(cartpole):
     assert manifest["verdict"]["margin"] == 0.0
     assert manifest["verdict"]["lower_bound"] == 0.0
     assert manifest["verdict"]["mean_drop"] == 0.0
+
+
+def test_the_seconds_of_a_run_hold_the_last_games_too(tmp_path, monkeypatch):
+    def slow_evaluate(*arguments):
+        time.sleep(2)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr("pops.finish.evaluate", slow_evaluate)
+    env = EnvSpec("core_envs:Steer-v0", {"gain": 1.0}, beside={"gain": 0.5})
+    run = compress(steer_teacher(), env, tmp_path / "run", tiny(), workers=1)
+    stages = [read_json(path)["seconds"] for path in run.path.rglob("facts.json")]
+    assert run.manifest["seconds"] >= sum(stages) >= 4
 
 
 def test_the_manifest_holds_what_others_rely_on(cartpole):
